@@ -1,0 +1,106 @@
+"""Every error a user can meet, under one root.
+
+Rules for adding one: derive from ShammahError and from the fitting standard error; the docstring
+says "raised when ..."; the message says what happened, to what, and the hint says what to do next.
+Only the edges (cli, repl) turn errors into printed text.
+"""
+
+from __future__ import annotations
+
+
+class ShammahError(Exception):
+    """Root of all errors that are the user's business. `hint` says what to do next."""
+
+    exit_code: int = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class UsageError(ShammahError, ValueError):
+    """Raised when a command was given arguments it cannot take."""
+
+    exit_code = 2
+
+
+class ConfigError(ShammahError, ValueError):
+    """Raised when a setting is unknown, mistyped or out of range, or the TOML cannot be read."""
+
+    exit_code = 2
+
+
+class InputError(ShammahError, ValueError):
+    """Raised when a file the user gave (JSONL, text) cannot be read or has a bad line."""
+
+    exit_code = 2
+
+
+class StorageError(ShammahError, OSError):
+    """Raised when data cannot be read or written (full disk, permissions, a broken database)."""
+
+    exit_code = 3
+
+
+class ModelError(ShammahError, RuntimeError):
+    """Raised when a base model cannot be used. Base of the model errors."""
+
+    exit_code = 4
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """Raised when a name is neither `embedded`, a folder with a model, nor a reachable Hub id."""
+
+
+class NotEnoughMemoryError(ModelError, MemoryError):
+    """Raised before loading when the estimate exceeds the memory that is free."""
+
+
+class ContextTooLongError(ModelError, ValueError):
+    """Raised when one message alone does not fit into the model's context."""
+
+
+class GenerationError(ModelError):
+    """Raised when decoding fails."""
+
+
+class AdapterError(ShammahError, RuntimeError):
+    """Raised when an adapter cannot be used. Base of the adapter errors."""
+
+    exit_code = 5
+
+
+class AdapterNotFoundError(AdapterError, FileNotFoundError):
+    """Raised when no adapter of that name is in the library."""
+
+
+class AdapterExistsError(AdapterError, FileExistsError):
+    """Raised when an adapter of that name is already there."""
+
+
+class AdapterInvalidError(AdapterError, ValueError):
+    """Raised when an adapter file fails a check; the message names the check that failed."""
+
+
+class FeedbackError(ShammahError, RuntimeError):
+    """Raised when a rating, correction or edit cannot be applied (nothing to rate, no such id)."""
+
+    exit_code = 6
+
+
+class TrainingError(ShammahError, RuntimeError):
+    """Raised when a training job cannot start or does not finish."""
+
+    exit_code = 7
+
+
+class EmptyLessonError(TrainingError, ValueError):
+    """Raised when a training example has no token with a weight above zero."""
+
+
+class DivergenceError(TrainingError, ArithmeticError):
+    """Raised when a loss or gradient stops being finite."""

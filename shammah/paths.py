@@ -1,0 +1,65 @@
+"""Where things are on disk. Knows names and places, not contents."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from shammah.files import private_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The two folders everything lives in, and the places inside them."""
+
+    data: Path
+    config: Path
+
+    @classmethod
+    def default(cls) -> Paths:
+        """`SHAMMAH_HOME` puts data and config into one folder; else the platform's own places."""
+        home = os.environ.get("SHAMMAH_HOME")
+        if home:
+            folder = Path(home).expanduser().absolute()
+            return cls(data=folder, config=folder)
+        import platformdirs
+
+        return cls(
+            data=Path(platformdirs.user_data_dir("shammah", appauthor=False)),
+            config=Path(platformdirs.user_config_dir("shammah", appauthor=False)),
+        )
+
+    def ensure(self) -> Paths:
+        """Make the folders (0700).
+
+        Raises:
+            StorageError: a folder cannot be made.
+        """
+        for folder in (self.data, self.config, self.adapters, self.jobs):
+            private_folder(folder)
+        return self
+
+    @property
+    def database(self) -> Path:
+        return self.data / "shammah.db"
+
+    @property
+    def adapters(self) -> Path:
+        return self.data / "adapters"
+
+    @property
+    def jobs(self) -> Path:
+        return self.data / "jobs"
+
+    @property
+    def history(self) -> Path:
+        return self.data / "history"
+
+    @property
+    def log(self) -> Path:
+        return self.data / "shammah.log"
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.toml"

@@ -1,0 +1,1 @@
+"""The protocols that rooms are written against, one file each."""

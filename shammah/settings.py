@@ -1,0 +1,235 @@
+"""What can be configured: names, types, ranges, defaults and presets.
+
+Reading and writing the TOML file is `settings_file`'s work; this module only knows values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from shammah.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A table of the TOML file: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelSettings(Section):
+    """Which base model answers, and where it runs."""
+
+    name: str = "embedded"
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    threads: int = Field(0, ge=0, le=1024)
+    """Threads for the chat's own computing; 0 leaves the choice to torch."""
+
+
+class GenerationSettings(Section):
+    """How an answer is drawn from the model."""
+
+    max_tokens: int = Field(512, ge=1, le=1_000_000)
+    temperature: float = Field(0.0, ge=0.0, le=10.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0)
+    repetition_penalty: float = Field(1.0, ge=1.0, le=10.0)
+    seed: int | None = Field(None, ge=0)
+
+
+class ChatSettings(Section):
+    """How the conversation looks and begins."""
+
+    system: str = ""
+    markdown: bool = True
+    code_theme: str = "monokai"
+
+
+class FeedbackSettings(Section):
+    """What ratings weigh and when they start a training job."""
+
+    critical: float = Field(10.0, gt=0, le=1e6)
+    medium: float = Field(3.0, gt=0, le=1e6)
+    good: float = Field(1.0, gt=0, le=1e6)
+    capacity: int = Field(100, ge=1, le=100_000)
+    threshold: float = Field(10.0, gt=0)
+    threshold_by: Literal["count", "weight"] = "count"
+    auto_train: bool = True
+
+    def weight(self, rating: str) -> float:
+        """The weight of a rating: `critical`, `medium` or `good`."""
+        return {"critical": self.critical, "medium": self.medium, "good": self.good}[rating]
+
+
+class LoraSettings(Section):
+    """Shape of the adapter (Hu et al. 2021, arXiv 2106.09685; rsLoRA arXiv 2312.03732)."""
+
+    rank: int = Field(16, ge=1, le=1024)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    target_modules: Literal["auto", "all-linear"] | list[str] = "all-linear"
+    rslora: bool = False
+
+    @field_validator("target_modules")
+    @classmethod
+    def _some_module(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, list) and not value:
+            raise ValueError("needs at least one module name, or auto or all-linear")
+        return value
+
+
+class TrainingSettings(Section):
+    """How a job trains."""
+
+    preset: Literal["lessons", "classic"] = "lessons"
+    learning_rate: float = Field(2e-3, gt=0, le=1.0)
+    epochs: int = Field(30, ge=1, le=10_000)
+    max_steps: int = Field(0, ge=0)
+    """Optimiser steps at most; 0 means epochs alone decide."""
+    batch_size: int = Field(16, ge=1, le=4096)
+    accumulation: int = Field(1, ge=1, le=4096)
+    """Batches whose gradients are summed before one optimiser step."""
+    micro_batch_tokens: int = Field(512, ge=1)
+    """Tokens computed at once; memory grows with it, results do not change."""
+    max_length: int = Field(1024, ge=8)
+    """Tokens of one example at most; the oldest turns go first, the answer never."""
+    warmup_steps: int = Field(3, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 leaves them as they are."""
+    replay: float = Field(0.5, ge=0.0, lt=1.0)
+    """Share of each batch drawn from earlier lessons, when there are any."""
+    stop_when_learned: bool = True
+    """End as soon as every lesson is answered as taught (greedy decoding)."""
+    start_from: Literal["active", "base"] = "active"
+    checkpoint_every: int = Field(20, ge=1)
+    seed: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=1024)
+    """Threads of the worker process; 0 means as many as there are physical cores."""
+    nice: int = Field(10, ge=0, le=19)
+    timeout_minutes: float = Field(120.0, gt=0)
+
+
+class AdaptersSettings(Section):
+    """What happens to a trained adapter."""
+
+    activate: Literal["always", "never"] = "always"
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # The defaults of the sections themselves: measured to make ten corrections stick.
+    "lessons": {"lora": {}, "training": {}},
+    # What LoRA tutorials use. Nine steps at 1e-4 teach a handful of lessons nothing; it is here to
+    # compare with.
+    "classic": {
+        "lora": {
+            "rank": 16,
+            "alpha": 32.0,
+            "dropout": 0.1,
+            "target_modules": ["q_proj", "v_proj"],
+        },
+        "training": {
+            "learning_rate": 1e-4,
+            "batch_size": 4,
+            "epochs": 3,
+            "warmup_steps": 0,
+            "beta2": 0.999,
+            "weight_decay": 0.01,
+            "schedule": "linear",
+            "replay": 0.0,
+            "stop_when_learned": False,
+        },
+    },
+}
+
+
+class Settings(Section):
+    """All settings. `[training] preset` fills in what the file leaves out of lora and training."""
+
+    model: ModelSettings = ModelSettings()
+    generation: GenerationSettings = GenerationSettings()
+    chat: ChatSettings = ChatSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    adapters: AdaptersSettings = AdaptersSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        training = data.get("training")
+        preset = training.get("preset") if isinstance(training, Mapping) else None
+        if preset not in PRESETS:
+            return data
+        filled = dict(data)
+        for section, values in PRESETS[preset].items():
+            given = data.get(section, {})
+            if isinstance(given, Mapping):
+                filled[section] = {**values, **given}
+        return filled
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, source: str = "the settings") -> Settings:
+        """Validated settings from nested tables.
+
+        Raises:
+            ConfigError: an unknown key (with the nearest known one), a wrong type or range.
+        """
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise ConfigError(
+                "\n".join(f"{source}: {_explain(dict(problem))}" for problem in error.errors()),
+                hint="`shammah config show` lists every setting with its value.",
+            ) from error
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value, in the order of the sections."""
+        return {
+            f"{section}.{key}": value
+            for section, values in self.model_dump().items()
+            for key, value in values.items()
+        }
+
+    def get(self, key: str) -> Any:
+        """One value by its dotted key, such as `lora.rank`.
+
+        Raises:
+            ConfigError: there is no such key.
+        """
+        values = self.flat()
+        if key not in values:
+            raise ConfigError(f"There is no setting {key!r}.", hint=nearest(key, list(values)))
+        return values[key]
+
+
+def keys() -> list[str]:
+    """Every dotted key."""
+    return list(Settings().flat())
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """`Did you mean ...?`, or nothing where nothing is near."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {found[0]}?" if found else None
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    # Pydantic appends the branch of a union to the location; the user knows only section and key.
+    location = [str(part) for part in problem["loc"]][:2]
+    where = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = keys() if len(location) == 2 else list(Settings.model_fields)
+        hint = nearest(where, known)
+        return f"there is no setting {where!r}." + (f" {hint}" if hint else "")
+    return f"{where} = {problem['input']!r}: {problem['msg'].lower()}."
