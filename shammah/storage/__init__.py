@@ -1,0 +1,1 @@
+"""The database: where exchanges, feedback, jobs and activations are kept."""
