@@ -1,0 +1,1 @@
+"""What was said and what the user thought of it: exchanges, ratings, the buffer, the sampler."""

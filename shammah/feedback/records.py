@@ -1,0 +1,119 @@
+"""Feedback as values: what was said about an answer, and how full the buffer is.
+
+Knows no database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, get_args
+
+from shammah.messages import Conversation
+
+Rating = Literal["critical", "medium", "good"]
+RATINGS: tuple[Rating, ...] = get_args(Rating)
+
+FeedbackStatus = Literal["buffered", "waiting", "training", "trained", "dropped", "deleted"]
+STATUSES: tuple[FeedbackStatus, ...] = get_args(FeedbackStatus)
+"""buffered: awaits training. waiting: has nothing to train towards yet (a bad answer without a
+correction). training: in a queued or running job. trained: was in a finished job. dropped: fell out
+of a full buffer. deleted: taken back, kept for the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the user thought of one answer."""
+
+    id: int
+    exchange_id: int | None
+    """None where it was imported."""
+    messages: Conversation
+    """The whole prompt, the user's message last."""
+    response: str | None
+    rating: Rating | None
+    weight: float
+    note: str | None
+    correction: str | None
+    model: str
+    adapter: str | None
+    status: FeedbackStatus
+    created_at: datetime
+    updated_at: datetime
+    job_id: int | None
+    learned: bool | None = None
+    """After training: whether the model then answered as taught."""
+
+    @property
+    def target(self) -> str | None:
+        """The answer to train towards; never one that was rated critical or medium."""
+        return target(self.response, self.rating, self.correction)
+
+    @property
+    def query(self) -> str:
+        """What the user asked."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class BufferState:
+    """How much awaits training, and how much starts a job."""
+
+    count: int
+    weight: float
+    threshold: float
+    threshold_by: Literal["count", "weight"]
+    capacity: int
+    waiting: int
+    """Bad answers without a correction: stored, but not counted above."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether a job is due. A full buffer always is: it could never grow to the threshold."""
+        amount = self.count if self.threshold_by == "count" else self.weight
+        return self.count > 0 and (amount >= self.threshold or self.count >= self.capacity)
+
+    @property
+    def label(self) -> str:
+        """`8/10 (42.0)`: examples of the threshold and their weight, or `42.0/50 (8)` by weight."""
+        if self.threshold_by == "weight":
+            return f"{self.weight:.1f}/{self.threshold:g} ({self.count})"
+        return f"{self.count}/{self.threshold:g} ({self.weight:.1f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a rating, correction or edit did."""
+
+    feedback: Feedback
+    replaced: Feedback | None
+    """What it was before, where there was something before."""
+    dropped: tuple[Feedback, ...]
+    """What left the full buffer because of it (it stays in the store)."""
+    buffer: BufferState
+    warnings: tuple[str, ...] = ()
+    """What the user should know: a text that looks like a key, an answer that was cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Feedback that comes from outside, not about an exchange of ours."""
+
+    messages: Conversation
+    response: str | None = None
+    rating: Rating | None = None
+    weight: float | None = None
+    """None takes the weight of the rating; of `critical` where there is only a correction."""
+    note: str | None = None
+    correction: str | None = None
+    model: str = ""
+
+
+def target(response: str | None, rating: str | None, correction: str | None) -> str | None:
+    """What to train towards: the correction; else the answer, if it was good; else nothing.
+
+    Blank text is no target: it would teach the model to say nothing.
+    """
+    if correction and correction.strip():
+        return correction
+    return response if rating == "good" and response and response.strip() else None
