@@ -1,0 +1,88 @@
+"""What is known about an adapter: the JSON file beside its weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from shammah.errors import AdapterInvalidError
+
+
+class Record(BaseModel):
+    """Part of the JSON file. Keys that a newer version has added are kept when it is rewritten."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+
+class LoraConfigRecord(Record):
+    """The shape of an adapter, target modules spelled out."""
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str]
+    rslora: bool = False
+
+    @property
+    def scaling(self) -> float:
+        """What B A is multiplied with: alpha / rank, or alpha / sqrt(rank) for rsLoRA
+        (arXiv 2312.03732)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+class LessonRecord(Record):
+    """One lesson that an adapter was trained on; private, as it quotes the user."""
+
+    feedback_id: int | None
+    query: str
+    target: str
+    weight: float
+    learned: bool
+
+
+class AdapterMetadata(Record):
+    """Everything about an adapter but its weights. `name` is the file's name without suffix."""
+
+    name: str
+    created_at: AwareDatetime
+    base_model: str
+    base_fingerprint: str
+    lora: LoraConfigRecord
+    parent: str | None = None
+    lessons: list[LessonRecord] = []
+    metrics: dict[str, float] = {}
+    sha256: str
+    """Of the weights file, in hexadecimal."""
+    tensors: int
+    parameters: int
+    origin: Literal["trained", "imported"] = "trained"
+
+    @classmethod
+    def read(cls, path: Path) -> AdapterMetadata:
+        """The metadata in a file.
+
+        Raises:
+            AdapterInvalidError: it is missing, cannot be read, or is no adapter's metadata.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise AdapterInvalidError(
+                f"{path.name} is missing: nothing is known about the adapter beside it.",
+                hint="Restore the file, or delete the adapter.",
+            ) from error
+        except OSError as error:
+            raise AdapterInvalidError(f"{path} cannot be read: {error.strerror}.") from error
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "the file"
+            raise AdapterInvalidError(
+                f"{path.name} does not describe an adapter: {where}: {problem['msg']}.",
+                hint="Restore the file, or delete the adapter.",
+            ) from error
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
