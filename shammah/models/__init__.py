@@ -1,0 +1,1 @@
+"""Base models: finding, loading and describing them."""

@@ -1,0 +1,44 @@
+"""What many tests need: a data folder of their own, and the embedded model, loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from shammah.models.load import BaseModel
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shammah_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty SHAMMAH_HOME."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("SHAMMAH_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> BaseModel:
+    """The embedded model in fp32, where the order of additions does not change an answer."""
+    from shammah.models.load import load_base_model
+    from shammah.settings import ModelSettings
+
+    return load_base_model(ModelSettings(name="embedded", dtype="fp32"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """A path below the shared data, or a skip where it is absent."""
+
+    def find(relative: str) -> Path:
+        path = SHARED / relative
+        if not path.exists():
+            pytest.skip(f"{path} is not here")
+        return path
+
+    return find
