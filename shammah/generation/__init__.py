@@ -1,0 +1,1 @@
+"""From a conversation to a streamed answer: decoding, prefix cache, adapter swap."""

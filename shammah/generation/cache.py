@@ -1,0 +1,129 @@
+"""Keys and values of what was read already, kept for the next turn.
+
+A cache belongs to one generation of the adapter: after a swap every key and value would be another.
+Knows tokens and tensors, no text.
+
+What was decoded token by token is not read again. In fp32 that changes no answer; in bf16 the last
+bits of a key depend on how many tokens were computed with it, so that an answer with the cache and
+one without it can part where two tokens are about equally likely. The same questions in the same
+order always give the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+_SMALLEST = 256
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values in buffers with room to grow, so that a token is not a copy of all.
+
+    A sliding layer keeps the whole past too, so that it can go back; its mask hides what is out of
+    the window. Shapes are [batch, heads, length, head size].
+    """
+
+    def __init__(self, sliding: bool = False) -> None:
+        super().__init__()
+        self.is_sliding = sliding
+        self.length = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys = key_states.new_empty(0)
+            self.values = value_states.new_empty(0)
+        end = self.length + key_states.shape[-2]
+        if self.keys.dim() != 4 or end > self.keys.shape[-2]:
+            self._grow(key_states, value_states, end)
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def crop(self, tokens_to_remove: int) -> None:
+        self.length -= min(abs(tokens_to_remove), self.length)
+
+    def _grow(self, keys: Tensor, values: Tensor, needed: int) -> None:
+        size = max(_SMALLEST, needed + needed // 2)
+        grown = []
+        for old, new in ((self.keys, keys), (self.values, values)):
+            buffer = new.new_empty(*new.shape[:2], size, new.shape[-1])
+            if self.length:
+                buffer[:, :, : self.length] = old[:, :, : self.length]
+            grown.append(buffer)
+        self.keys, self.values = grown
+
+
+def new_cache(config: Any) -> Cache:
+    """An empty cache for a model: growing where its layers allow it, else transformers' own."""
+    cache = DynamicCache(config=config)
+    kinds = {type(layer) for layer in cache.layers}
+    if kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+        cache.layers = [GrowingLayer(bool(layer.is_sliding)) for layer in cache.layers]
+    return cache
+
+
+@dataclass(slots=True)
+class _Kept:
+    generation: int
+    tokens: list[int]
+    cache: Cache
+
+
+class PrefixCache:
+    """What the model has read last, for prompts that begin the same.
+
+    Args:
+        config: the model's configuration.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._kept: _Kept | None = None
+
+    def take(self, generation: int, tokens: Sequence[int]) -> tuple[Cache, int]:
+        """A cache that holds the first n of `tokens`, and n, which is less than their number.
+
+        What was kept is taken out: a failure while decoding leaves nothing half-written behind.
+        """
+        kept, self._kept = self._kept, None
+        if kept is None or kept.generation != generation:
+            return new_cache(self._config), 0
+        shared = min(common_prefix(kept.tokens, tokens), len(tokens) - 1)
+        surplus = len(kept.tokens) - shared
+        if shared == 0 or (surplus and not _can_go_back(kept.cache)):
+            return new_cache(self._config), 0
+        if surplus:
+            kept.cache.crop(-surplus)
+        return kept.cache, shared
+
+    def keep(self, generation: int, tokens: list[int], cache: Cache) -> None:
+        """Keep a cache that holds exactly `tokens`."""
+        self._kept = _Kept(generation, tokens, cache)
+
+    def clear(self) -> None:
+        self._kept = None
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences share at their beginning."""
+    size = min(len(first), len(second))
+    a, b = torch.tensor(first[:size]), torch.tensor(second[:size])
+    different = (a != b).nonzero()
+    return int(different[0]) if len(different) else size
+
+
+def _can_go_back(cache: Cache) -> bool:
+    return all(isinstance(layer, GrowingLayer) for layer in cache.layers)

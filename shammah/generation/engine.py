@@ -1,0 +1,232 @@
+"""The engine: conversations in, answers out, on one decode thread, with adapters swapped between.
+
+Knows the renderer's tokens and the decoder's; nothing about files, feedback or the terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+import time
+
+import torch
+
+from shammah.errors import ContextTooLongError, GenerationError, ShammahError
+from shammah.generation.answer import Answer, AnswerStream, FutureListener, Request
+from shammah.generation.decoding import TokenDecoder
+from shammah.generation.detokenize import Detokenizer, StopTexts
+from shammah.generation.lora import AdaptableModel, Weights
+from shammah.generation.params import GenerationParams
+from shammah.generation.sampling import Sampler
+from shammah.messages import Conversation
+from shammah.models.load import BaseModel
+from shammah.renderers.base import Renderer
+
+log = logging.getLogger("shammah")
+
+
+class Engine:
+    """Answers one conversation at a time; further ones wait their turn.
+
+    An answer uses the adapter that was active when its decoding began, to its end.
+
+    Args:
+        base: the model; the engine has it for itself until `close`.
+        renderer: how the model is spoken to.
+
+    Raises:
+        ModelError: another engine has the model.
+    """
+
+    def __init__(self, base: BaseModel, renderer: Renderer) -> None:
+        self.base = base
+        self.renderer = renderer
+        self._adaptable = AdaptableModel(base.model)
+        self._decoder = TokenDecoder(base, self._adaptable)
+        self._activating = threading.Lock()
+        self._active = self._adaptable.prepare(None, None, 0)
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._current: Request | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="shammah-decode", daemon=True)
+        self._thread.start()
+
+    @property
+    def active_name(self) -> str | None:
+        """The adapter that the next answer will use; None is the base model."""
+        return self._active.name
+
+    @property
+    def generation(self) -> int:
+        """The number of the adapter state that the next answer will use."""
+        return self._active.generation
+
+    def activate(self, weights: Weights | None, name: str | None) -> int:
+        """Use an adapter, or with None the base model, from the next answer on.
+
+        It is made ready beside the one in use; an answer that has begun keeps its own.
+
+        Returns:
+            The generation: one more with every call.
+
+        Raises:
+            AdapterInvalidError: it does not fit the model; the one in use stays.
+        """
+        with self._activating:
+            state = self._adaptable.prepare(weights, name, self._active.generation + 1)
+            self._active = state
+            return state.generation
+
+    def stream(self, conversation: Conversation, params: GenerationParams) -> AnswerStream:
+        """Ask, from within an event loop; decoding begins at once or after the answers before it.
+
+        The iteration raises:
+            ContextTooLongError: the prompt alone fills the context.
+            GenerationError: decoding failed; the engine goes on.
+            InputError, ModelError: the conversation cannot be rendered.
+        """
+        stopped = threading.Event()
+        stream = AnswerStream(stopped)
+        self._ask(Request(conversation, params, stream.listener, stopped))
+        return stream
+
+    def generate(self, conversation: Conversation, params: GenerationParams) -> Answer:
+        """The whole answer; raises what the iteration of `stream` does."""
+        listener = FutureListener()
+        self._ask(Request(conversation, params, listener, threading.Event()))
+        return listener.future.result()
+
+    def forget(self) -> None:
+        """Let the next prompt be read from its beginning, without the prefix cache."""
+        self._decoder.forget()
+
+    def close(self) -> None:
+        """Stop what is being answered, refuse what waits, and give the model back."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        current = self._current
+        if current is not None:
+            current.stopped.set()
+        self._requests.put(None)
+        self._thread.join()
+        self._adaptable.restore()
+
+    def _ask(self, request: Request) -> None:
+        if self._closed.is_set():
+            raise GenerationError("The model was closed.", hint="Load a model first.")
+        self._requests.put(request)
+
+    @torch.inference_mode()
+    def _serve(self) -> None:
+        torch.set_num_threads(self.base.threads)  # of this thread alone
+        while (request := self._requests.get()) is not None:
+            self._current = request
+            try:
+                if self._closed.is_set():
+                    raise GenerationError("The model was closed.", hint="Load a model first.")
+                request.listener.finish(self._answer(request))
+            except ShammahError as error:
+                request.listener.fail(error)
+            except Exception as error:
+                log.exception("decoding failed")
+                request.listener.fail(_failure(error))
+            self._current = None
+
+    def _answer(self, request: Request) -> Answer:
+        started = time.perf_counter()
+        state = self._active
+        params = request.params
+        prompt = self.renderer.generation_prompt(request.conversation)
+        room = self.base.context_length - len(prompt)
+        if room < 1:
+            raise ContextTooLongError(
+                f"The conversation takes {len(prompt)} tokens and the model reads "
+                f"{self.base.context_length} altogether.",
+                hint="Shorten the message, or start again with /clear.",
+            )
+        seed = params.seed if params.seed is not None else secrets.randbits(48)
+        run = self._decoder.start(
+            prompt,
+            state,
+            Sampler(params, prompt, seed),
+            limit=min(params.max_tokens, room),
+            stop_tokens=self.renderer.stop_tokens,
+            stopped=request.stopped.is_set,
+        )
+        text = _AnswerText(self.renderer, request)
+        count = 0
+        first = None
+        tokens = run.tokens()
+        ended = False
+        for token in tokens:
+            count += 1
+            first = first or time.perf_counter()
+            if text.push(token):
+                ended = True
+                break
+        tokens.close()  # type: ignore[attr-defined]
+        text.finish(ended)
+        reason = "end" if ended else run.reason
+        seconds = time.perf_counter() - started
+        first_seconds = (first or time.perf_counter()) - started
+        rest = seconds - first_seconds
+        return Answer(
+            text=text.text,
+            tokens=count,
+            prompt_tokens=len(prompt),
+            reused_tokens=run.reused,
+            seconds=seconds,
+            first_token_seconds=first_seconds,
+            tokens_per_second=(count - 1) / rest if count > 1 and rest > 0 else count / seconds,
+            cut=reason == "cut",
+            stop_reason=reason,
+            adapter=state.name,
+            generation=state.generation,
+            seed=seed if params.temperature > 0 else None,
+        )
+
+
+class _AnswerText:
+    """Tokens of an answer made text, given to the listener as far as it is certain."""
+
+    def __init__(self, renderer: Renderer, request: Request) -> None:
+        self.text = ""
+        self._detokenizer = Detokenizer(renderer.decode)
+        self._stops = StopTexts(renderer.stop_texts)
+        self._prefix = renderer.answer_prefix
+        self._pieces: list[str] = []
+        self._listener = request.listener
+
+    def push(self, token: int) -> bool:
+        """Take a token; true when the text has reached its end."""
+        piece, ended = self._stops.push(self._detokenizer.push(token))
+        self._give(piece)
+        return ended
+
+    def finish(self, ended: bool) -> None:
+        if not ended:
+            piece, stopped = self._stops.push(self._detokenizer.finish())
+            self._give(piece if stopped else piece + self._stops.finish())
+        self.text = "".join(self._pieces)
+
+    def _give(self, piece: str) -> None:
+        if piece and self._prefix:
+            piece, self._prefix = piece.removeprefix(self._prefix), ""
+        if piece:
+            self._pieces.append(piece)
+            self._listener.emit(piece)
+
+
+def _failure(error: Exception) -> GenerationError:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return GenerationError(
+            "There was not enough memory to answer.",
+            hint="Start a shorter conversation with /clear, or use a smaller model.",
+        )
+    return GenerationError(
+        f"Decoding failed: {type(error).__name__}: {error}",
+        hint="Try again; the log has the details.",
+    )
