@@ -93,8 +93,9 @@ class TrainingSettings(Section):
     batch_size: int = Field(16, ge=1, le=4096)
     accumulation: int = Field(1, ge=1, le=4096)
     """Batches whose gradients are summed before one optimiser step."""
-    micro_batch_tokens: int = Field(512, ge=1)
-    """Tokens computed at once; memory grows with it, results do not change."""
+    micro_batch_tokens: int = Field(0, ge=0)
+    """Tokens computed at once: memory grows with it, results do not change. 0 chooses by the
+    model's size."""
     max_length: int = Field(1024, ge=8)
     """Tokens of one example at most; the oldest turns go first, the answer never."""
     warmup_steps: int = Field(3, ge=0)

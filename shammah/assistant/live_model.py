@@ -1,0 +1,164 @@
+"""The model that answers now: base weights, engine, and the adapter they answer with.
+
+Loads in a thread, swaps between two answers, follows what the library says is active. Knows
+nothing of conversations or feedback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shammah.assistant.views import Notice
+from shammah.errors import AdapterError, ShammahError
+from shammah.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from shammah.adapters.library import Adapter, AdapterLibrary
+    from shammah.generation.engine import Engine
+    from shammah.models.describe import ModelDescription
+    from shammah.models.load import BaseModel
+
+
+class LiveModel:
+    """One base model with its engine, replaced whole by `load`.
+
+    Args:
+        on_notice: called on the event loop with what the user should read.
+        fixed_adapter: answer with this adapter whatever the library says; `none` for the base
+            model; None follows the library.
+    """
+
+    def __init__(
+        self, *, on_notice: Callable[[Notice], None], fixed_adapter: str | None = None
+    ) -> None:
+        self.base: BaseModel | None = None
+        self.engine: Engine | None = None
+        self._on_notice = on_notice
+        self._fixed_adapter = fixed_adapter
+        self._swap_lock = asyncio.Lock()
+
+    async def load(self, settings: ModelSettings, library: Awaitable[AdapterLibrary]) -> None:
+        """Load a base model and its active adapter; the present model stays until that is done.
+
+        Args:
+            library: awaited only when the model is there, so that both can be opened side by side.
+
+        Raises:
+            ModelError: it cannot be loaded.
+            AdapterError: the fixed adapter cannot be used.
+        """
+        base, engine = await asyncio.to_thread(_load, settings)
+        previous, self.base, self.engine = self.engine, base, engine
+        if previous is not None:
+            await asyncio.to_thread(previous.close)
+        for note in base.notes:
+            self._on_notice(Notice("info", note))
+        adapters = await library
+        if self._fixed_adapter is None:
+            await self.follow(adapters)
+        elif self._fixed_adapter != "none":
+            adapter = await asyncio.to_thread(adapters.get, self._fixed_adapter)
+            await self._swap(adapter)
+
+    def require(self) -> tuple[BaseModel, Engine]:
+        """The loaded model; only to be called once `load` has returned."""
+        if self.base is None or self.engine is None:
+            raise RuntimeError("the model is used before it was loaded")
+        return self.base, self.engine
+
+    async def follow(self, library: AdapterLibrary) -> None:
+        """Answer with what the library says is active; a broken adapter is left out, and said."""
+        if self._fixed_adapter is not None or self.base is None or self.engine is None:
+            return
+        name = await asyncio.to_thread(library.active, self.base.fingerprint)
+        if name == self.engine.active_name:
+            return
+        try:
+            adapter = await asyncio.to_thread(library.get, name) if name else None
+            await self._swap(adapter)
+        except ShammahError as error:
+            answering = self.engine.active_name or "the base model"
+            self._on_notice(
+                Notice("error", f"{name} was not loaded: {error}\n{answering} goes on answering.")
+            )
+
+    async def use(self, name: str | None, library: AdapterLibrary) -> str | None:
+        """Answer with this adapter (None: the base model) from the next answer on, and remember it.
+
+        Raises:
+            AdapterError: it is not there or fails a check; the running one stays.
+        """
+        base, _ = self.require()
+        if self._fixed_adapter is not None:
+            raise AdapterError(
+                "This chat was started with a fixed adapter.",
+                hint="Start it without --adapter to load others.",
+            )
+        adapter = await asyncio.to_thread(library.get, name) if name else None
+        await self._swap(adapter)
+        chosen = adapter.name if adapter else None
+        await asyncio.to_thread(library.activate, base.fingerprint, chosen)
+        return chosen
+
+    async def rollback(self, library: AdapterLibrary) -> str | None:
+        """Go back to what answered before the active adapter; its name, None for the base model.
+
+        Raises:
+            AdapterError: there is nothing before it.
+        """
+        base, _ = self.require()
+        name = await asyncio.to_thread(library.rollback, base.fingerprint)
+        await self.follow(library)
+        return name
+
+    async def import_peft(self, folder: Path, library: AdapterLibrary) -> Adapter:
+        """Take an adapter in PEFT's layout into the library.
+
+        Raises:
+            AdapterError: it does not fit the live model, or fails a check.
+        """
+        from shammah.adapters.peft_format import import_peft
+
+        base, _ = self.require()
+        return await asyncio.to_thread(import_peft, folder, base.shape, library)
+
+    async def info(self) -> ModelDescription:
+        """What the live model is."""
+        from shammah.models.describe import describe
+
+        base, _ = self.require()
+        return await asyncio.to_thread(describe, base)
+
+    async def close(self) -> None:
+        if self.engine is not None:
+            await asyncio.to_thread(self.engine.close)
+
+    async def _swap(self, adapter: Adapter | None) -> None:
+        base, engine = self.require()
+        async with self._swap_lock:
+            await asyncio.to_thread(_publish, base, engine, adapter)
+
+
+def _load(settings: ModelSettings) -> tuple[BaseModel, Engine]:
+    from shammah.generation.engine import Engine
+    from shammah.models.load import load_base_model
+    from shammah.renderers.registry import renderer_for
+
+    base = load_base_model(settings)
+    return base, Engine(base, renderer_for(base.tokenizer, base.stop_tokens))
+
+
+def _publish(base: BaseModel, engine: Engine, adapter: Adapter | None) -> None:
+    """Check an adapter against the live model and hand it to the engine; all or nothing."""
+    from shammah.adapters.validate import check_against
+    from shammah.adapters.weights import load_weights
+
+    if adapter is None:
+        engine.activate(None, None)
+        return
+    metadata = adapter.require_metadata()
+    check_against(adapter.path, metadata, base.shape)
+    engine.activate(load_weights(adapter.path, metadata), adapter.name)

@@ -1,0 +1,81 @@
+"""What the application shows of itself: plain values, safe to read from any task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from shammah.adapters.library import Adapter
+    from shammah.learning.supervisor import TrainingStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that happened behind the user's back and that they should read."""
+
+    kind: Literal["info", "success", "warning", "error"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of everything, for a toolbar. Reading it never waits."""
+
+    model: str
+    model_state: Literal["loading", "ready", "failed"]
+    adapter: str | None
+    buffer_label: str | None
+    training: TrainingStatus | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """One adapter of the library as a list shows it."""
+
+    name: str
+    active: bool
+    created_at: datetime | None
+    lessons: int
+    learned: int
+    rank: int | None
+    size_bytes: int
+    final_loss: float | None
+    parent: str | None
+    compatible: bool
+    problem: str | None
+
+    @classmethod
+    def of(cls, adapter: Adapter, *, active: str | None, fingerprint: str | None) -> AdapterInfo:
+        """`compatible` is true where the adapter was made for the base model of that fingerprint
+        (or no model is known yet)."""
+        metadata = adapter.metadata
+        if metadata is None:
+            return cls(
+                name=adapter.name,
+                active=adapter.name == active,
+                created_at=None,
+                lessons=0,
+                learned=0,
+                rank=None,
+                size_bytes=adapter.size,
+                final_loss=None,
+                parent=None,
+                compatible=False,
+                problem=adapter.problem,
+            )
+        return cls(
+            name=adapter.name,
+            active=adapter.name == active,
+            created_at=metadata.created_at,
+            lessons=len(metadata.lessons),
+            learned=sum(lesson.learned for lesson in metadata.lessons),
+            rank=metadata.lora.rank,
+            size_bytes=adapter.size,
+            final_loss=metadata.metrics.get("final_loss"),
+            parent=metadata.parent,
+            compatible=fingerprint in (None, metadata.base_fingerprint),
+            problem=adapter.problem,
+        )

@@ -1,0 +1,108 @@
+"""What is on disk, opened once: database, exchanges, feedback, adapters, jobs.
+
+Commands that need no model work on a workspace alone. Importing this module imports SQLAlchemy,
+so the prompt imports it in a thread.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shammah.adapters.library import Adapter, AdapterLibrary
+from shammah.assistant.views import AdapterInfo
+from shammah.errors import AdapterInvalidError
+from shammah.feedback.exchanges import ExchangeStore
+from shammah.feedback.store import FeedbackStore
+from shammah.learning.queue import Job, JobQueue
+from shammah.models.fingerprint import fingerprint as fingerprint_of
+from shammah.models.source import find_model
+from shammah.paths import Paths
+from shammah.settings import Settings
+from shammah.storage.database import Database
+
+
+class Workspace:
+    """The stores of one data folder."""
+
+    def __init__(self, settings: Settings, paths: Paths) -> None:
+        """Open (and where needed make or migrate) everything.
+
+        Raises:
+            StorageError: the folder or the database cannot be used.
+        """
+        paths.ensure()
+        self.paths = paths
+        self.settings = settings
+        self.database = Database(paths.database)
+        self.exchanges = ExchangeStore(self.database)
+        self.feedback = FeedbackStore(self.database, settings.feedback)
+        self.library = AdapterLibrary(paths.adapters, self.database)
+        self.queue = JobQueue(self.database, paths, self.feedback)
+
+    def apply(self, settings: Settings) -> None:
+        """Use changed settings from here on."""
+        self.settings = settings
+        self.feedback.settings = settings.feedback
+
+    def fingerprint(self) -> str | None:
+        """The configured base model's fingerprint, without loading it; None for one not on disk."""
+        source = find_model(self.settings.model.name)
+        return fingerprint_of(source.path) if source.path is not None else None
+
+    def queue_if_due(self) -> Job | None:
+        """Queue a job when the buffer has reached its threshold and training is automatic."""
+        return self.queue.enqueue_if_due(self.settings)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """Every adapter of the library as a list shows it, newest first."""
+        fingerprint = self.fingerprint()
+        active = self.library.active(fingerprint) if fingerprint else None
+        return [
+            AdapterInfo.of(adapter, active=active, fingerprint=fingerprint)
+            for adapter in self.library.list()
+        ]
+
+    def select_adapter(self, name: str | None) -> Adapter | None:
+        """Make an adapter the active one (None: the base model answers); running chats follow.
+
+        Raises:
+            AdapterNotFoundError, AdapterInvalidError: it is not there, broken, or for another base.
+        """
+        fingerprint = self.fingerprint()
+        adapter = None
+        if name is not None:
+            adapter = self.library.get(name)
+            metadata = adapter.require_metadata()
+            if fingerprint is not None and metadata.base_fingerprint != fingerprint:
+                raise AdapterInvalidError(
+                    f"{adapter.name} was trained for {metadata.base_model}, not for "
+                    f"{self.settings.model.name}.",
+                    hint="Choose its base with `shammah config set model.name ...` first.",
+                )
+        if fingerprint is not None:
+            self.library.activate(fingerprint, adapter.name if adapter else None)
+        return adapter
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of what is stored."""
+        return {
+            "exchanges": self.exchanges.count(),
+            "feedback": self.feedback.counts(),
+            "buffer": self.feedback.state().label,
+            "jobs": self.queue.counts(),
+            "adapters": len(self.library.list()),
+            "database_bytes": size_of(self.paths.database),
+            "adapters_bytes": sum(adapter.size for adapter in self.library.list()),
+        }
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
