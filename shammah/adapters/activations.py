@@ -7,14 +7,26 @@ so that going back twice goes back two steps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from shammah.errors import AdapterError
+from shammah.errors import AdapterError, AdapterExistsError
 from shammah.storage.database import Database
-from shammah.storage.schema import ActivationRow
+from shammah.storage.schema import ActivationRow, ExchangeRow, FeedbackRow, JobRow
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """From `at` on, `adapter` (None: the base model alone) answered for a base model."""
+
+    id: int
+    base_fingerprint: str
+    adapter: str | None
+    previous_id: int | None
+    at: datetime
 
 
 class Activations:
@@ -29,9 +41,16 @@ class Activations:
             newest = _newest(session, fingerprint)
             return newest.adapter if newest else None
 
-    def activate(self, fingerprint: str, adapter: str | None) -> None:
-        """Make an adapter (None: the base model) the active one; nothing if it is already."""
+    def activate(
+        self, fingerprint: str, adapter: str | None, check: Callable[[], object] | None = None
+    ) -> None:
+        """Make an adapter (None: the base model) the active one; nothing if it is already.
+
+        `check` is called while nobody can delete or rename it, and raises if it cannot be used.
+        """
         with self._database.write() as session:
+            if check is not None:
+                check()
             newest = _newest(session, fingerprint)
             if (newest.adapter if newest else None) == adapter:
                 return
@@ -65,25 +84,55 @@ class Activations:
             "There is nothing to go back to.", hint="`/adapters list` shows what can be loaded."
         )
 
-    def rename(self, old: str, new: str) -> None:
-        """An adapter has another name from now on, also in the history."""
-        with self._database.write() as session:
-            session.execute(
-                update(ActivationRow).where(ActivationRow.adapter == old).values(adapter=new)
-            )
-
-    def is_active(self, adapter: str) -> bool:
-        """Whether an adapter is the active one of any base model."""
+    def history(self, fingerprint: str) -> list[Activation]:
+        """Every change of a base model's adapter, the newest first."""
         with self._database.read() as session:
-            marks = session.scalars(
-                select(ActivationRow.base_fingerprint)
-                .where(ActivationRow.adapter == adapter)
-                .distinct()
+            rows = session.scalars(
+                select(ActivationRow)
+                .where(ActivationRow.base_fingerprint == fingerprint)
+                .order_by(ActivationRow.id.desc())
             ).all()
-            return any(
-                (newest := _newest(session, mark)) is not None and newest.adapter == adapter
-                for mark in marks
-            )
+            return [
+                Activation(row.id, row.base_fingerprint, row.adapter, row.previous_id, row.at)
+                for row in rows
+            ]
+
+    def rename(self, old: str, new: str) -> None:
+        """An adapter has another name from now on, in everything that is stored.
+
+        Raises:
+            AdapterExistsError: what is stored tells of a deleted adapter that had that name; the
+                two could not be told apart any more.
+        """
+        with self._database.write() as session:
+            for row in _NAMING:
+                if session.scalar(select(row.id).where(row.adapter == new).limit(1)) is not None:
+                    raise AdapterExistsError(
+                        f"A deleted adapter was named {new!r}, and the history tells of it.",
+                        hint="Choose another name.",
+                    )
+            for row in _NAMING:
+                session.execute(update(row).where(row.adapter == old).values(adapter=new))
+
+    def remove(self, adapter: str, remove: Callable[[], None]) -> None:
+        """Call `remove`, while nobody can activate the adapter.
+
+        Raises:
+            AdapterError: it is the active one of some base model.
+        """
+        newest = select(func.max(ActivationRow.id)).group_by(ActivationRow.base_fingerprint)
+        with self._database.write() as session:
+            rows = session.scalars(
+                select(ActivationRow.id)
+                .where(ActivationRow.id.in_(newest), ActivationRow.adapter == adapter)
+                .limit(1)
+            ).all()
+            if rows:
+                raise AdapterError(
+                    f"{adapter} is active and was not deleted.",
+                    hint="Load another adapter first, or /adapters unload.",
+                )
+            remove()
 
     def _add(
         self, session: Session, fingerprint: str, adapter: str | None, previous: int | None
@@ -96,6 +145,10 @@ class Activations:
                 at=datetime.now(UTC),
             )
         )
+
+
+_NAMING = (ActivationRow, ExchangeRow, FeedbackRow, JobRow)
+"""Whose column `adapter` names one."""
 
 
 def _newest(session: Session, fingerprint: str) -> ActivationRow | None:

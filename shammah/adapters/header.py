@@ -2,7 +2,7 @@
 
     8 bytes, little endian: length of the header;  the header, JSON;  the tensors, without gaps
 
-Reads no tensor, no pickle, and knows nothing about LoRA or models.
+Never a pickle; knows nothing about LoRA or models.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import json
 import math
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -26,6 +28,7 @@ MAX_HEADER_BYTES = 16 * 2**20
 """About a hundred thousand tensors."""
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """The number formats of an adapter, by the names of the file format."""
+SUFFIX = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -69,7 +72,7 @@ def check_file(path: Path, *, folder: Path | None = None) -> Header:
     return header
 
 
-def open_checked(path: Path, folder: Path | None = None) -> tuple[BinaryIO, Header]:
+def open_checked(path: Path, folder: Path | None = None) -> tuple[BufferedReader, Header]:
     """`check_file`, with the very file that was checked left open at its beginning.
 
     Raises:
@@ -83,8 +86,8 @@ def open_checked(path: Path, folder: Path | None = None) -> tuple[BinaryIO, Head
             f"{suffix} files are pickles, which can run code when they are read",
             hint="Only safetensors are read: save it again with safe_serialization=True.",
         )
-    if suffix != ".safetensors":
-        raise refusal(path, "format", "only .safetensors files are read")
+    if suffix != SUFFIX:
+        raise refusal(path, "format", f"only {SUFFIX} files are read")
     try:
         stream = open_regular(path, folder)
     except FileNotFoundError as error:
@@ -98,6 +101,21 @@ def open_checked(path: Path, folder: Path | None = None) -> tuple[BinaryIO, Head
         stream.close()
         raise
     return stream, header
+
+
+def read_tensors(
+    path: Path, stream: BufferedReader, header: Header
+) -> Iterator[tuple[StoredTensor, bytearray]]:
+    """Every tensor with its bytes, in the order of the file; the stream stands at the first.
+
+    Raises:
+        AdapterInvalidError: the file has become shorter since its header was checked.
+    """
+    for tensor in header.tensors:
+        content = bytearray(tensor.end - tensor.begin)
+        if stream.readinto(content) != len(content):
+            raise refusal(path, "length", f"it was cut short while {tensor.name!r} was read")
+        yield tensor, content
 
 
 def refusal(path: Path, check: str, what: str, *, hint: str = DAMAGED) -> AdapterInvalidError:
@@ -117,7 +135,7 @@ _ENTRIES: TypeAdapter[dict[str, _Entry]] = TypeAdapter(dict[str, _Entry])
 _TEXTS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 
-def _read(path: Path, stream: BinaryIO) -> Header:
+def _read(path: Path, stream: BufferedReader) -> Header:
     size = os.fstat(stream.fileno()).st_size
     if size > MAX_FILE_BYTES:
         raise refusal(path, "size", f"{size:,} bytes; at most {MAX_FILE_BYTES:,} are read")

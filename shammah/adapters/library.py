@@ -1,38 +1,40 @@
 """The library: every adapter there is, in one folder, each a weights file and a JSON file.
 
-An adapter is there when its JSON file is: the weights are written first, so that a process that
-dies in between leaves nothing that is listed. Does not import torch.
+How they are written is the folder's business. Does not import torch.
 """
 
 from __future__ import annotations
 
-import os
+import builtins
 import re
-import shutil
+import stat
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from shammah.adapters.activations import Activations
-from shammah.adapters.header import SUFFIX, check_file
+from shammah.adapters.activations import Activation, Activations
+from shammah.adapters.folder import AdapterFolder, copy, link, stamps
+from shammah.adapters.header import SUFFIX, Header, open_checked, refusal
 from shammah.adapters.metadata import AdapterMetadata
-from shammah.adapters.validate import sha256_of
+from shammah.adapters.regular_file import check_inside
+from shammah.adapters.validate import lora_pairs
 from shammah.errors import (
     AdapterError,
-    AdapterExistsError,
     AdapterInvalidError,
     AdapterNotFoundError,
     ShammahError,
 )
-from shammah.files import private_folder, storage_error, sync, write_atomic
+from shammah.files import write_atomic
 from shammah.storage.database import Database
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED = {"none"}
+"""`--adapter none` is the base model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """One adapter of the library. `metadata` is None where `problem` says what is wrong."""
+    """One adapter of the library; `problem` says what is wrong with a broken one. `size` is that of
+    the weights, in bytes."""
 
     name: str
     path: Path
@@ -46,7 +48,7 @@ class Adapter:
         Raises:
             AdapterInvalidError: it is broken.
         """
-        if self.metadata is None:
+        if self.metadata is None or self.problem is not None:
             raise AdapterInvalidError(
                 f"{self.name} cannot be used: {self.problem}",
                 hint=f"Delete it with /adapters delete {self.name}",
@@ -58,31 +60,35 @@ class AdapterLibrary:
     """The adapters of one data folder, and which of them are active."""
 
     def __init__(self, folder: Path, database: Database) -> None:
-        self.folder = private_folder(folder)
+        self.folder = folder
+        self._files = AdapterFolder(folder)
         self._activations = Activations(database)
 
     # --- looking ----------------------------------------------------------------------------
 
     def list(self) -> list[Adapter]:
-        """Every adapter, the newest first; broken ones carry their problem. Reads no weights."""
-        found = [self._open(path.stem) for path in self.folder.glob("*.json") if _named(path)]
+        """Every adapter, the newest first; broken ones carry their problem. Reads no weights.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        found = [self._open(stem) for stem in self._files.stems()]
         return sorted(found, key=_age, reverse=True)
 
     def get(self, name: str) -> Adapter:
-        """One adapter by its name, with or without `.safetensors`.
+        """One adapter by its name, with or without `.safetensors`, or by its path in the library.
 
         Raises:
             AdapterNotFoundError: it is not in the library.
-            AdapterInvalidError: the name leads out of the library.
+            AdapterInvalidError: the name leads out of the library, or is none.
         """
         stem = self._stem(name)
-        if not self._json(stem).is_file():
-            names = [path.stem for path in self.folder.glob("*.json") if _named(path)]
+        if not self._files.is_there(stem):
             from shammah.settings import nearest
 
             raise AdapterNotFoundError(
                 f"There is no adapter {stem!r}.",
-                hint=nearest(stem, names) or "`/adapters list` shows what there is.",
+                hint=nearest(stem, self._files.stems()) or "`/adapters list` shows what there is.",
             )
         return self._open(stem)
 
@@ -90,90 +96,109 @@ class AdapterLibrary:
         """The active adapter of a base model; None where the base model answers alone."""
         return self._activations.active(fingerprint)
 
+    def history(self, fingerprint: str) -> builtins.list[Activation]:
+        """Every change of a base model's active adapter, the newest first."""
+        return self._activations.history(fingerprint)
+
     # --- changing ---------------------------------------------------------------------------
 
     def publish(self, weights: Path, metadata: AdapterMetadata) -> Adapter:
         """Copy a weights file into the library under a new name, with its metadata.
 
-        The name is made of `metadata.created_at`; checksum, tensors and parameters are taken from
-        the file itself.
+        The name is made of `metadata.created_at`; tensors and parameters are counted in the file,
+        and so is the checksum where the metadata have none.
 
         Raises:
-            AdapterInvalidError: it is not a whole safetensors file.
-            StorageError: the disk is full; the library is as it was.
+            AdapterInvalidError: it is not a sound file of LoRA matrices, or not the one that the
+                metadata were made for.
+            StorageError: the disk is full or the library cannot be written; it is as it was.
         """
-        entries = check_file(weights)
-        stem = self._reserve(metadata.created_at)
-        path = self._weights(stem)
-        try:
-            write_atomic(path, lambda temporary: shutil.copyfile(weights, temporary))
+        self._files.sweep()
+        stream, header = open_checked(weights)
+        with stream, self._files.reserved(stamps(metadata.created_at)) as (stem, part):
+            _check_rank(weights, header, metadata)
+            sha256 = copy(stream, part)
+            if metadata.sha256 not in ("", sha256):
+                raise refusal(weights, "sha256", "it is not the file that its description tells of")
             complete = metadata.model_copy(
                 update={
                     "name": stem,
-                    "sha256": sha256_of(path),
-                    "tensors": len(entries),
-                    "parameters": sum(entry.parameters for entry in entries.values()),
+                    "sha256": sha256,
+                    "tensors": len(header.tensors),
+                    "parameters": header.parameters,
                 }
             )
-            write_atomic(self._json(stem), complete.to_json())
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+            self._files.finish(stem, complete.to_json())
         return self._open(stem)
 
     def activate(self, fingerprint: str, name: str | None) -> None:
         """Make an adapter the active one of a base model (None: the base model answers alone).
 
         Raises:
-            AdapterNotFoundError, AdapterInvalidError: it cannot be used.
+            AdapterNotFoundError, AdapterInvalidError: it cannot be used, or was made for another
+                base model.
         """
-        if name is not None:
-            adapter = self.get(name)
-            adapter.require_metadata()
-            name = adapter.name
-        self._activations.activate(fingerprint, name)
+        if name is None:
+            self._activations.activate(fingerprint, None)
+            return
+        stem = self._stem(name)
+
+        def check() -> None:
+            metadata = self.get(stem).require_metadata()
+            if metadata.base_fingerprint != fingerprint:
+                raise AdapterInvalidError(
+                    f"{stem} was made for {metadata.base_model}, not for this base model.",
+                    hint="Load its base model first.",
+                )
+
+        self._activations.activate(fingerprint, stem, check)
 
     def rollback(self, fingerprint: str) -> str | None:
         """Go back to what was active before; its name, None for the base model.
 
+        Adapters that are gone or broken are passed over; going back twice goes back two steps.
+
         Raises:
             AdapterError: nothing was active before.
         """
-        return self._activations.rollback(fingerprint, lambda name: self._json(name).is_file())
+        return self._activations.rollback(
+            fingerprint,
+            lambda name: self._files.is_there(name) and self._open(name).problem is None,
+        )
 
     def rename(self, old: str, new: str) -> Adapter:
-        """Give an adapter another name; where it is active it stays so.
+        """Give an adapter another name, also in what is stored: where it is active it stays so.
 
         Raises:
-            AdapterNotFoundError, AdapterExistsError: no such adapter; the name is taken.
+            AdapterNotFoundError, AdapterInvalidError: no such adapter, or a broken one.
+            AdapterExistsError: the name is taken, or was that of a deleted adapter.
             AdapterError: the name is not fit for a file.
         """
         adapter = self.get(old)
         metadata = adapter.require_metadata()
         stem = new.removesuffix(SUFFIX)
-        if not NAME.fullmatch(stem):
+        if not NAME.fullmatch(stem) or stem.lower() in RESERVED:
             raise AdapterError(
                 f"{new!r} is not a name for an adapter.",
                 hint="Use letters, digits, '.', '_' and '-', beginning with a letter or digit.",
             )
+        if stem == adapter.name:
+            return adapter
+        # Both names are there until the database knows the new one: a process that dies in between
+        # leaves the adapter twice, but never an active one that is gone.
+        with self._files.reserved(iter([stem])) as (_, part):
+            link(adapter.path, part)
+            self._files.finish(stem, metadata.model_copy(update={"name": stem}).to_json())
         try:
-            # Reserved first, so that two renames to one name do not meet.
-            os.close(os.open(self._weights(stem), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except FileExistsError as error:
-            raise AdapterExistsError(f"There is an adapter {stem!r} already.") from error
-        except OSError as error:
-            raise storage_error(error, self._weights(stem)) from error
-        try:
-            write_atomic(
-                self._weights(stem), lambda temporary: shutil.copyfile(adapter.path, temporary)
-            )
-            renamed = metadata.model_copy(update={"name": stem})
-            write_atomic(self._json(stem), renamed.to_json())
+            self._activations.rename(adapter.name, stem)
         except BaseException:
-            self._weights(stem).unlink(missing_ok=True)
+            self._files.remove(stem)
             raise
-        self._activations.rename(adapter.name, stem)
-        self._remove(adapter.name)
+        self._files.remove(adapter.name)
+        for child in self.list():
+            if child.metadata is not None and child.metadata.parent == adapter.name:
+                changed = child.metadata.model_copy(update={"parent": stem})
+                write_atomic(self._files.metadata(child.name), changed.to_json())
         return self._open(stem)
 
     def delete(self, name: str) -> None:
@@ -182,58 +207,42 @@ class AdapterLibrary:
         Raises:
             AdapterNotFoundError: it is not there.
             AdapterError: it is active.
+            StorageError: it cannot be removed.
         """
-        adapter = self.get(name)
-        if self._activations.is_active(adapter.name):
-            raise AdapterError(
-                f"{adapter.name} is active and was not deleted.",
-                hint="Load another adapter first, or /adapters unload.",
-            )
-        self._remove(adapter.name)
+        stem = self.get(name).name
+        self._activations.remove(stem, lambda: self._files.remove(stem))
 
     # --- inside -----------------------------------------------------------------------------
 
     def _open(self, stem: str) -> Adapter:
-        path = self._weights(stem)
+        path = self._files.weights(stem)
+        size = 0
         try:
-            size = path.stat().st_size
-        except OSError:
-            return Adapter(stem, path, None, 0, f"its weights {path.name} are missing.")
-        try:
-            metadata = AdapterMetadata.read(self._json(stem))
-        except AdapterInvalidError as error:
+            if not NAME.fullmatch(stem):
+                raise AdapterInvalidError(
+                    f"{path.name} has a name that cannot be typed: rename the file and its .json."
+                )
+            about = path.lstat()
+            if stat.S_ISLNK(about.st_mode):
+                check_inside(path, self.folder)
+                about = path.stat()
+            if not stat.S_ISREG(about.st_mode):
+                raise refusal(path, "file type", "it is no regular file")
+            size = about.st_size
+            if size == 0:
+                raise refusal(path, "size", "it is empty")
+            metadata = AdapterMetadata.read(self._files.metadata(stem), self.folder)
+        except ShammahError as error:
             return Adapter(stem, path, None, size, error.message)
+        except OSError as error:
+            return Adapter(stem, path, None, size, f"{path.name}: {error.strerror}.")
         # A file that was renamed by hand goes by the name it has.
         return Adapter(stem, path, metadata.model_copy(update={"name": stem}), size)
-
-    def _reserve(self, moment: datetime) -> str:
-        """A name that nobody has, also no other process: its empty weights file is made here."""
-        number = 1
-        while True:
-            stem = stamp(moment) + (f"_{number}" if number > 1 else "")
-            try:
-                path = self._weights(stem)
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            except FileExistsError:
-                number += 1
-            except OSError as error:
-                raise storage_error(error, self._weights(stem)) from error
-            else:
-                return stem
-
-    def _remove(self, stem: str) -> None:
-        # The JSON file first: without it the adapter is not there any more.
-        try:
-            self._json(stem).unlink(missing_ok=True)
-            self._weights(stem).unlink(missing_ok=True)
-            sync(self.folder)
-        except OSError as error:
-            raise storage_error(error, self._weights(stem)) from error
 
     def _stem(self, name: str) -> str:
         path = Path(name)
         if path.is_absolute() or len(path.parts) > 1:
-            if path.expanduser().resolve().parent != self.folder.resolve():
+            if path.expanduser().absolute().parent.resolve() != self.folder.resolve():
                 raise AdapterInvalidError(
                     f"{name!r} lies outside the library.",
                     hint="`shammah adapters import FOLDER` takes an adapter in.",
@@ -247,30 +256,19 @@ class AdapterLibrary:
             )
         return stem
 
-    def _weights(self, stem: str) -> Path:
-        return self.folder / f"{stem}{SUFFIX}"
 
-    def _json(self, stem: str) -> Path:
-        return self.folder / f"{stem}.json"
-
-
-def stamp(moment: datetime) -> str:
-    """`lora_adapter_YYYYMMDD_HHMMSS` in local time."""
-    return moment.astimezone().strftime("lora_adapter_%Y%m%d_%H%M%S")
-
-
-def _named(path: Path) -> bool:
-    return NAME.fullmatch(path.stem) is not None
+def _check_rank(path: Path, header: Header, metadata: AdapterMetadata) -> None:
+    for a, _ in lora_pairs(path, header.tensors).values():
+        if a.shape[0] != metadata.lora.rank:
+            raise refusal(
+                path, "rank", f"rank {a.shape[0]}; its description says {metadata.lora.rank}"
+            )
 
 
 def _age(adapter: Adapter) -> tuple[float, str]:
+    if adapter.metadata is not None:
+        return adapter.metadata.created_at.timestamp(), adapter.name
     try:
-        created = adapter.metadata.created_at.timestamp() if adapter.metadata else None
-    except ShammahError:
-        created = None
-    if created is None:
-        try:
-            created = adapter.path.with_suffix(".json").stat().st_mtime
-        except OSError:
-            created = 0.0
-    return created, adapter.name
+        return adapter.path.lstat().st_mtime, adapter.name
+    except OSError:
+        return 0.0, adapter.name

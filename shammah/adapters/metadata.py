@@ -8,7 +8,11 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from shammah.adapters.regular_file import DAMAGED, open_regular
 from shammah.errors import AdapterInvalidError
+
+MAX_BYTES = 64 * 2**20
+"""A description larger than this is not read."""
 
 
 class Record(BaseModel):
@@ -23,7 +27,7 @@ class LoraConfigRecord(Record):
     rank: int = Field(ge=1)
     alpha: float = Field(gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: list[str]
+    target_modules: list[str] = Field(min_length=1)
     rslora: bool = False
 
     @property
@@ -61,21 +65,28 @@ class AdapterMetadata(Record):
     origin: Literal["trained", "imported"] = "trained"
 
     @classmethod
-    def read(cls, path: Path) -> AdapterMetadata:
-        """The metadata in a file.
+    def read(cls, path: Path, folder: Path | None = None) -> AdapterMetadata:
+        """The metadata in a file, which must lie in `folder` where one is given.
 
         Raises:
-            AdapterInvalidError: it is missing, cannot be read, or is no adapter's metadata.
+            AdapterInvalidError: it is missing, no file of the folder, too large, or no adapter's
+                metadata.
+            StorageError: it cannot be read.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            with open_regular(path, folder) as stream:
+                content = stream.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                raise AdapterInvalidError(
+                    f"{path.name} was refused (size): at most {MAX_BYTES:,} bytes are read.",
+                    hint=DAMAGED,
+                )
+            return cls.model_validate_json(content)
         except FileNotFoundError as error:
             raise AdapterInvalidError(
                 f"{path.name} is missing: nothing is known about the adapter beside it.",
                 hint="Restore the file, or delete the adapter.",
             ) from error
-        except OSError as error:
-            raise AdapterInvalidError(f"{path} cannot be read: {error.strerror}.") from error
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"]) or "the file"

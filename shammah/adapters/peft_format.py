@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shammah.adapters.header import check_file
+from shammah.adapters.header import check_file, refusal
 from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.adapters.metadata import AdapterMetadata, LoraConfigRecord
-from shammah.adapters.validate import BaseShape, check_finite, check_shapes
-from shammah.adapters.weights import module_paths
+from shammah.adapters.regular_file import open_regular
+from shammah.adapters.validate import BaseModelShape, check_against, lora_pairs, sha256_of
 from shammah.errors import AdapterExistsError, AdapterInvalidError
 from shammah.files import private_folder, write_atomic
 
@@ -26,24 +27,35 @@ CONFIG = "adapter_config.json"
 LESSONS = "lessons.jsonl"
 
 
-class PeftConfig(BaseModel):
-    """The part of PEFT's configuration that says what an adapter computes."""
+MAX_CONFIG_BYTES = 2**20
+# Of PEFT's initialisations, the others change the base model's weights as well.
+INITIALISATIONS = ("gaussian", "eva", "orthogonal")
+# GPT-2's layers keep their weights transposed, and PEFT wants to be told.
+TRANSPOSED = {"c_attn", "c_fc", "c_proj"}
+# Settings of PEFT that change nothing about what saved plain LoRA matrices compute.
+NEUTRAL = {
+    "auto_mapping", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules",
+    "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config",
+    "lora_ga_config", "megatron_core", "peft_version", "qalora_group_size", "revision",
+    "runtime_config", "target_modules", "task_type",
+}  # fmt: skip
 
-    model_config = ConfigDict(extra="ignore")
+
+class PeftConfig(BaseModel):
+    """PEFT's configuration: what plain LoRA computes by, and in `model_extra` all else."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     peft_type: str
-    r: int
-    lora_alpha: float
-    lora_dropout: float = 0.0
+    base_model_name_or_path: str | None = None
+    r: int = Field(ge=1)
+    lora_alpha: float = Field(gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
     use_rslora: bool = False
-    use_dora: bool = False
     bias: str = "none"
-    modules_to_save: list[str] | None = None
+    init_lora_weights: bool | str | None = True
     rank_pattern: dict[str, Any] | None = None
     alpha_pattern: dict[str, Any] | None = None
-    lora_bias: bool = False
-    layer_replication: list[Any] | None = None
-    base_model_name_or_path: str | None = None
 
 
 def export_peft(adapter: Adapter, folder: Path, *, with_lessons: bool = False) -> Path:
@@ -58,7 +70,9 @@ def export_peft(adapter: Adapter, folder: Path, *, with_lessons: bool = False) -
         StorageError: the folder cannot be written.
     """
     metadata = adapter.require_metadata()
-    entries = check_file(adapter.path)
+    modules = list(lora_pairs(adapter.path, check_file(adapter.path).tensors))
+    if sha256_of(adapter.path) != metadata.sha256:
+        raise refusal(adapter.path, "sha256", "it was changed after it was made")
     if any((folder / name).exists() for name in (WEIGHTS, CONFIG)):
         raise AdapterExistsError(
             f"{folder} holds an adapter already.", hint="Give another folder, or remove it."
@@ -72,9 +86,9 @@ def export_peft(adapter: Adapter, folder: Path, *, with_lessons: bool = False) -
         "lora_alpha": metadata.lora.alpha,
         "lora_dropout": metadata.lora.dropout,
         "use_rslora": metadata.lora.rslora,
-        "target_modules": sorted(module_paths(entries, WEIGHTS)),
+        "target_modules": _targets(modules, metadata.lora.target_modules),
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": all(path.rpartition(".")[2] in TRANSPOSED for path in modules),
         "inference_mode": True,
     }
     write_atomic(folder / WEIGHTS, lambda path: shutil.copyfile(adapter.path, path))
@@ -92,7 +106,7 @@ def export_peft(adapter: Adapter, folder: Path, *, with_lessons: bool = False) -
     return folder
 
 
-def import_peft(folder: Path, base: BaseShape, library: AdapterLibrary) -> Adapter:
+def import_peft(folder: Path, base: BaseModelShape, library: AdapterLibrary) -> Adapter:
     """Check an adapter in PEFT's layout against a base model and publish it in the library.
 
     Raises:
@@ -100,6 +114,10 @@ def import_peft(folder: Path, base: BaseShape, library: AdapterLibrary) -> Adapt
         StorageError: the library cannot be written.
     """
     weights = folder / WEIGHTS
+    if not folder.is_dir():
+        raise AdapterInvalidError(
+            f"{folder} is no folder.", hint=f"Give the folder that holds {CONFIG} and {WEIGHTS}."
+        )
     if not weights.is_file():
         pickled = folder / "adapter_model.bin"
         raise AdapterInvalidError(
@@ -109,9 +127,8 @@ def import_peft(folder: Path, base: BaseShape, library: AdapterLibrary) -> Adapt
             hint="Save it with PEFT's `save_pretrained(..., safe_serialization=True)`.",
         )
     config = _config(folder / CONFIG)
-    entries = check_file(weights)
-    modules = check_shapes(weights.name, entries, config.r, base)
-    check_finite(weights)
+    header = check_file(weights)
+    modules = list(lora_pairs(weights, header.tensors))
     metadata = AdapterMetadata(
         name="",
         created_at=datetime.now(UTC),
@@ -121,41 +138,67 @@ def import_peft(folder: Path, base: BaseShape, library: AdapterLibrary) -> Adapt
             rank=config.r,
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
-            target_modules=sorted(modules),
+            target_modules=_names(modules, base),
             rslora=config.use_rslora,
         ),
-        sha256="",
-        tensors=len(entries),
-        parameters=sum(entry.parameters for entry in entries.values()),
+        sha256=sha256_of(weights),
+        tensors=len(header.tensors),
+        parameters=header.parameters,
         origin="imported",
     )
+    check_against(weights, metadata, base)
     return library.publish(weights, metadata)
+
+
+def _targets(modules: list[str], names: list[str]) -> list[str]:
+    """The names that the adapter was trained with, if they cover its modules; else their paths."""
+    covered = all(_matches(module, names) for module in modules)
+    return sorted(names if covered else modules)
+
+
+def _names(modules: list[str], base: BaseModelShape) -> list[str]:
+    """Last path components if they select exactly these modules of the base model, else paths."""
+    names = sorted({module.rpartition(".")[2] for module in modules})
+    selected = {path for path in base.modules if _matches(path, names)}
+    return names if selected == set(modules) else sorted(modules)
+
+
+def _matches(path: str, names: Iterable[str]) -> bool:
+    """As PEFT reads a list of target modules."""
+    return any(path == name or path.endswith(f".{name}") for name in names)
 
 
 def _config(path: Path) -> PeftConfig:
     try:
-        config = PeftConfig.model_validate_json(path.read_bytes())
+        with open_regular(path) as stream:
+            config = PeftConfig.model_validate_json(stream.read(MAX_CONFIG_BYTES))
     except FileNotFoundError as error:
-        raise AdapterInvalidError(f"{path.parent} has no {CONFIG}.") from error
-    except OSError as error:
-        raise AdapterInvalidError(f"{path} cannot be read: {error.strerror}.") from error
+        raise AdapterInvalidError(
+            f"{path.parent} has no {CONFIG}.", hint="It lies beside the weights that PEFT saves."
+        ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise AdapterInvalidError(f"{path} is not usable: {where}: {problem['msg']}.") from error
+        raise AdapterInvalidError(
+            f"{path} is not usable: {where}: {problem['msg']}.", hint="Save it with PEFT again."
+        ) from error
+    initialised = config.init_lora_weights
     kinds = {
-        f"of the type {config.peft_type}": config.peft_type != "LORA",
-        "DoRA": config.use_dora,
-        "trained with bias": config.bias != "none" or config.lora_bias,
-        "one that replaces whole modules": bool(config.modules_to_save),
-        "of several ranks": bool(config.rank_pattern or config.alpha_pattern),
-        "one that repeats layers": bool(config.layer_replication),
+        f"is of the type {config.peft_type}": config.peft_type.upper() != "LORA",
+        f"has biases ({config.bias})": config.bias != "none",
+        "has ranks or alphas of single modules (rank_pattern, alpha_pattern)": bool(
+            config.rank_pattern or config.alpha_pattern
+        ),
+        f"changed the base model when it was initialised ({initialised})": (
+            isinstance(initialised, str) and initialised not in INITIALISATIONS
+        ),
     }
+    for name, value in (config.model_extra or {}).items():
+        kinds[f"uses {name}"] = bool(value) and name not in NEUTRAL
     for kind, found in kinds.items():
         if found:
             raise AdapterInvalidError(
-                f"The adapter in {path.parent} is {kind}; only plain LoRA can be used."
+                f"The adapter in {path.parent} {kind}, and only plain LoRA can be used.",
+                hint="Train or convert it as plain LoRA with one rank.",
             )
-    if config.r < 1:
-        raise AdapterInvalidError(f"{path} gives the rank {config.r}.")
     return config

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from shammah.errors import AdapterInvalidError, StorageError
 
 DAMAGED = "It is damaged, or no adapter: bring back a copy, or delete it."
 
 
-def open_regular(path: Path, folder: Path | None = None) -> BinaryIO:
+def open_regular(path: Path, folder: Path | None = None) -> BufferedReader:
     """Open a file for reading, if it is one.
 
     Args:
@@ -44,7 +44,7 @@ def open_regular(path: Path, folder: Path | None = None) -> BinaryIO:
             f"{path.name} was refused (file type): it is a folder, a pipe or a device, not a file.",
             hint=DAMAGED,
         )
-    return open(handle, "rb")
+    return os.fdopen(handle, "rb")
 
 
 def check_inside(path: Path, folder: Path) -> None:
@@ -54,7 +54,7 @@ def check_inside(path: Path, folder: Path) -> None:
         AdapterInvalidError: it does not.
     """
     home = folder.resolve()
-    if Path(os.path.abspath(path)).parent.resolve() != home:
+    if path.absolute().parent.resolve() != home:
         raise AdapterInvalidError(
             f"{path} was refused (place): it lies outside {home}.",
             hint="Take an adapter from elsewhere with `shammah adapters import FOLDER`.",

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from shammah.adapters.header import Header, StoredTensor, check_file, open_checked, refusal
+from shammah.adapters.header import StoredTensor, check_file, open_checked, read_tensors, refusal
 from shammah.adapters.metadata import AdapterMetadata
 from shammah.errors import AdapterInvalidError
 
-__all__ = ["BaseModelShape", "check_against", "check_file", "checked_tensors", "lora_pairs"]
+__all__ = [
+    "BaseModelShape",
+    "check_against",
+    "check_file",
+    "checked_tensors",
+    "is_finite",
+    "lora_pairs",
+    "sha256_of",
+]
 
 OTHER_BASE = "It was trained on another base model: load that one, or unload the adapter."
 WINDOW = 2**20
@@ -82,12 +90,9 @@ def checked_tensors(
     stream, header = open_checked(path, folder)
     with stream:
         _check_fingerprint(path, metadata, base)
-        _check_shapes(path, metadata, base, lora_pairs(path, header))
+        _check_shapes(path, metadata, base, lora_pairs(path, header.tensors))
         digest = hashlib.sha256(stream.read(header.data_start))
-        for tensor in header.tensors:
-            content = bytearray(tensor.end - tensor.begin)
-            if stream.readinto(content) != len(content):  # type: ignore[attr-defined]
-                raise refusal(path, "length", f"it was cut short while {tensor.name!r} was read")
+        for tensor, content in read_tensors(path, stream, header):
             digest.update(content)
             if not is_finite(tensor.dtype, content):
                 raise refusal(
@@ -107,7 +112,9 @@ def checked_tensors(
             )
 
 
-def lora_pairs(path: Path, header: Header) -> dict[str, tuple[StoredTensor, StoredTensor]]:
+def lora_pairs(
+    path: Path, tensors: Iterable[StoredTensor]
+) -> dict[str, tuple[StoredTensor, StoredTensor]]:
     """Module path -> (A [rank, in], B [out, rank]), of one rank in all modules.
 
     Args:
@@ -117,7 +124,7 @@ def lora_pairs(path: Path, header: Header) -> dict[str, tuple[StoredTensor, Stor
         AdapterInvalidError: another tensor is among them, one is missing, or ranks differ.
     """
     factors: dict[str, dict[str, StoredTensor]] = {}
-    for tensor in header.tensors:
+    for tensor in tensors:
         match = _KEY.fullmatch(tensor.name)
         if match is None:
             raise refusal(
@@ -152,6 +159,12 @@ def lora_pairs(path: Path, header: Header) -> dict[str, tuple[StoredTensor, Stor
             hint="Adapters have one rank: train or convert it with a single one.",
         )
     return pairs
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_finite(dtype: str, content: bytes | bytearray) -> bool:

@@ -5,14 +5,14 @@ Knows nothing of libraries or of the model that will use them.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from shammah.adapters.header import StoredTensor, open_checked, refusal
+from shammah.adapters.header import StoredTensor, open_checked, read_tensors, refusal
 from shammah.adapters.metadata import AdapterMetadata
 from shammah.adapters.validate import BaseModelShape, checked_tensors, lora_pairs
 
@@ -36,22 +36,13 @@ def load_weights(path: Path, metadata: AdapterMetadata) -> LoraWeights:
     They do not depend on the file: it may be changed or deleted afterwards.
 
     Raises:
-        AdapterInvalidError: the header is not sound, or the rank is not that of the description.
+        AdapterInvalidError: the file is not sound, or its rank is not that of the description.
         StorageError: the file cannot be read.
     """
     stream, header = open_checked(path)
     with stream:
-        pairs = lora_pairs(path, header)
         stream.seek(header.data_start)
-        tensors = {}
-        for tensor in header.tensors:
-            content = bytearray(tensor.end - tensor.begin)
-            if stream.readinto(content) != len(content):  # type: ignore[attr-defined]
-                raise refusal(path, "length", f"it was cut short while {tensor.name!r} was read")
-            tensors[tensor.name] = _tensor(tensor, content)
-    if any(a.shape[0] != metadata.lora.rank for a, _ in pairs.values()):
-        raise refusal(path, "rank", f"its description says {metadata.lora.rank}")
-    return _weights(pairs, tensors, metadata)
+        return _weights(path, metadata, list(read_tensors(path, stream, header)))
 
 
 def load_checked(
@@ -63,3 +54,24 @@ def load_checked(
         AdapterInvalidError: a check failed; the message names the file and the check.
         StorageError: the file cannot be read.
     """
+    return _weights(path, metadata, list(checked_tensors(path, metadata, base, folder=folder)))
+
+
+def _weights(
+    path: Path, metadata: AdapterMetadata, stored: Sequence[tuple[StoredTensor, bytearray]]
+) -> LoraWeights:
+    pairs = lora_pairs(path, (tensor for tensor, _ in stored))
+    for a, _ in pairs.values():
+        if a.shape[0] != metadata.lora.rank:
+            raise refusal(
+                path, "rank", f"rank {a.shape[0]}; its description says {metadata.lora.rank}"
+            )
+    tensors = {
+        # The tensor keeps its bytearray alive; nobody else holds it.
+        tensor.name: torch.frombuffer(content, dtype=DTYPES[tensor.dtype]).view(tensor.shape)
+        for tensor, content in stored
+    }
+    return LoraWeights(
+        modules={module: (tensors[a.name], tensors[b.name]) for module, (a, b) in pairs.items()},
+        scaling=metadata.lora.scaling,
+    )
