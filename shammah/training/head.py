@@ -1,0 +1,135 @@
+"""Log-probabilities of target tokens from hidden states, without ever holding all the logits.
+
+Positions go through the output head in chunks. For each position the derivative of its target's
+log-probability with respect to its hidden state is computed at once, so that a chunk's logits are
+made one time, used for everything, and overwritten by the next chunk's. Knows nothing about what
+the log-probabilities are for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from shammah.training.packing import bucket
+
+CHUNK_BYTES = 32 << 20
+"""Size of the logits buffer: 110 positions at a vocabulary of 150 thousand in bf16."""
+
+
+def target_logprobs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    *,
+    chunk: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the targets, and whether each is the most likely token.
+
+    Differentiable with respect to `hidden` only: the head is frozen.
+
+    Args:
+        hidden: [n, H], in the head's dtype.
+        weight: [V, H] of the output head. bias: [V] or None.
+        targets: int64[n].
+        chunk: positions at once; default by `CHUNK_BYTES`.
+
+    Returns:
+        logprobs float32[n], greedy bool[n].
+    """
+    if chunk is None:
+        chunk = max(16, CHUNK_BYTES // (weight.shape[0] * weight.element_size()) // 16 * 16)
+    logprobs, greedy = _TargetLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, chunk
+    )
+    return logprobs, greedy
+
+
+def dense_logprobs(
+    logits: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same from logits [n, V] that are there already, by plain autograd."""
+    logprobs = torch.log_softmax(logits.float(), -1).gather(-1, targets[:, None])[:, 0]
+    return logprobs, logits.detach().argmax(-1) == targets
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        chunk: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = hidden.shape[0]
+        derivative = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        logprobs = torch.empty(rows, dtype=torch.float32, device=hidden.device)
+        greedy = torch.empty(rows, dtype=torch.bool, device=hidden.device)
+        buffer = hidden.new_empty(bucket(min(chunk, rows)), weight.shape[0])
+        for start in range(0, rows, chunk):
+            part = slice(start, min(start + chunk, rows))
+            size = part.stop - part.start
+            padded = F.pad(hidden[part], (0, 0, 0, bucket(size) - size))
+            torch.mm(padded, weight.t(), out=buffer[: len(padded)])
+            logits = buffer[:size]
+            if bias is not None:
+                logits += bias
+            target = targets[part, None]
+            highest = logits.amax(-1)
+            own = logits.gather(1, target)[:, 0]
+            greedy[part] = _is_top(logits, own >= highest, targets[part])
+            others, logprobs[part] = _softmax_without_target(logits, target, own - highest)
+            if derivative is not None:
+                # d log p_t / d hidden = W_t - sum_v p_v W_v = (1 - p_t) W_t - sum_{v != t} p_v W_v,
+                # and `logits` now holds p_v for v != t.
+                logits[torch.arange(len(logits)), target[:, 0]] = -others.to(logits.dtype)
+                derivative[part] = (buffer[: len(padded)] @ weight)[:size]
+        if derivative is not None:
+            ctx.save_for_backward(derivative)
+        ctx.mark_non_differentiable(greedy)
+        return logprobs, greedy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (derivative,) = ctx.saved_tensors
+        gradient = derivative * (-gradients[0])[:, None].to(derivative.dtype)
+        return gradient, None, None, None, None
+
+
+def _softmax_without_target(
+    logits: torch.Tensor, target: torch.Tensor, distance: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overwrite logits [n, V] by probabilities, the target's by zero.
+
+    Returns the probability of all other tokens together, float32[n], and log p of the target. In
+    bf16 the sum of the others is far more exact than 1 - p_t where p_t is near one. `distance` is
+    the target's logit minus the highest one: where p_t underflows it still tells how far it is.
+    """
+    if logits.device.type == "cpu":
+        torch.softmax(logits, -1, out=logits)
+    else:
+        logits.copy_(torch.softmax(logits, -1))
+    probability = logits.gather(1, target)[:, 0].float()
+    far = torch.log(probability)
+    small = torch.nonzero(probability < 1e-30)[:, 0]
+    if len(small):
+        far[small] = distance[small].float() + torch.log(logits[small].amax(-1).float())
+    # Not scatter_, which copies the whole of a bf16 tensor.
+    logits[torch.arange(len(logits)), target[:, 0]] = 0.0
+    others = logits.sum(-1).float().clamp(max=1.0)
+    return others, torch.where(others < 0.5, torch.log1p(-others), far)
+
+
+def _is_top(logits: torch.Tensor, top: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Whether the target is the token that argmax picks, where `top` says that its logit is the
+    highest. Finding a maximum's value is much cheaper than its place, so the place is looked for
+    only there."""
+    candidates = torch.nonzero(top)[:, 0]
+    if len(candidates):
+        top[candidates] = logits[candidates].max(-1).indices == targets[candidates]
+    return top

@@ -1,0 +1,263 @@
+"""The training core on this machine: torch and peft behind the `TrainingClient` protocol.
+
+Examples are packed into rows of at most `micro_batch_tokens`, and the gradients of a row are taken
+before the next one begins: memory depends on that number, results do not. Computing blocks the
+event loop, which a worker process is there for. Knows nothing about lessons or jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from shammah.errors import DivergenceError, TrainingError
+from shammah.files import private_folder, write_atomic
+from shammah.ports.training_client import (
+    AdamParams,
+    Datum,
+    ForwardBackwardOutput,
+    ModelInput,
+    OptimStepOutput,
+    SamplingParams,
+)
+from shammah.settings import LoraSettings, TrainingSettings
+from shammah.training import losses
+from shammah.training.body import Body, Targets
+from shammah.training.layers import install
+from shammah.training.lora import attach_lora, linear_modules
+from shammah.training.optimizer import AdamW
+from shammah.training.packing import pack
+from shammah.training.sampling import sample_tokens
+
+if TYPE_CHECKING:
+    from shammah.models.load import BaseModel
+
+ACTIVATION_BYTES = 128 << 20
+FEWEST_TOKENS, MOST_TOKENS = 64, 4096
+
+_ADAPTER, _OPTIMIZER, _RANDOM = "adapter.safetensors", "optimizer.safetensors", "random.safetensors"
+
+
+class LocalTrainingClient:
+    """Trains an adapter on a base model that is held by this process.
+
+    The base model is changed in place (adapter layers, attention) until `close`.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        lora: LoraSettings,
+        training: TrainingSettings,
+        parent: Path | None = None,
+        *,
+        parent_scaling: float | None = None,
+    ) -> None:
+        """
+        Args:
+            parent: adapter file to start from; see `attach_lora`.
+            parent_scaling: alpha / r of the parent where no metadata file lies beside it.
+
+        Raises:
+            TrainingError: a target module does not exist in the model.
+            AdapterInvalidError: the parent does not fit the model.
+        """
+        self.base = base
+        fitting = tokens_for(base.model)
+        self.lora = attach_lora(
+            base.model, lora, parent, parent_scaling=parent_scaling, seed=training.seed
+        )
+        self.layers = install(base.model, self.lora)
+        self.body = Body(base.model)
+        self.micro_batch_tokens = training.micro_batch_tokens or fitting
+        """Tokens computed at once."""
+        self._optimizer = AdamW(self.lora.named_parameters())
+        self._weight = 0.0
+        outside = self._random_state()
+        torch.manual_seed(training.seed)
+        self._random = self._window_random = self._random_state()
+        self._set_random_state(outside)
+
+    async def forward_backward(
+        self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
+    ) -> ForwardBackwardOutput:
+        """See `TrainingClient.forward_backward`."""
+        with self._own_random(), torch.enable_grad():
+            self.layers.dropout_on = True
+            try:
+                output = self._run(datums, loss_fn, backward=True)
+            finally:
+                self.layers.dropout_on = False
+        self._weight += output.weight
+        return output
+
+    async def forward(
+        self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
+    ) -> ForwardBackwardOutput:
+        """See `TrainingClient.forward`."""
+        with torch.no_grad():
+            return self._run(datums, loss_fn, backward=False)
+
+    async def optim_step(self, params: AdamParams) -> OptimStepOutput:
+        """See `TrainingClient.optim_step`."""
+        weight, self._weight = self._weight, 0.0
+        norm = self._optimizer.step(weight, params)
+        self._window_random = self._random
+        return OptimStepOutput(self._optimizer.steps, norm)
+
+    async def save_state(self, folder: Path) -> None:
+        """See `TrainingClient.save_state`. The state is that after the last optimiser step;
+        gradients gathered since then are not part of it."""
+        from safetensors.torch import save
+
+        private_folder(folder)
+        self.lora.save(folder / _ADAPTER)
+        state = {name: tensor.cpu() for name, tensor in self._optimizer.state().items()}
+        write_atomic(folder / _OPTIMIZER, save(state))
+        write_atomic(folder / _RANDOM, save({"torch": self._window_random}))
+
+    async def load_state(self, folder: Path) -> None:
+        """See `TrainingClient.load_state`.
+
+        Raises:
+            TrainingError: the folder holds no whole state.
+            AdapterInvalidError: it is of another adapter shape.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            adapter, optimizer, random = (
+                load_file(folder / name) for name in (_ADAPTER, _OPTIMIZER, _RANDOM)
+            )
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(
+                f"The checkpoint {folder} cannot be read: {error}.", hint="Start the job afresh."
+            ) from error
+        self.lora.load(adapter)
+        self._optimizer.load(optimizer)
+        self._random = self._window_random = random["torch"]
+        self._weight = 0.0
+
+    async def save_weights(self, path: Path) -> None:
+        """See `TrainingClient.save_weights`."""
+        self.lora.save(path)
+
+    async def sample(self, prompt: ModelInput, params: SamplingParams) -> tuple[int, ...]:
+        """See `TrainingClient.sample`."""
+        with self.body.own_attention():
+            return sample_tokens(self.base.model, prompt.tokens, params)
+
+    def describe(self) -> str:
+        """How the model is run, in a line for a log."""
+        return json.dumps(
+            {"packed": self.body.packed, "headless": self.body.headless, **self.layers.kinds}
+        )
+
+    def close(self) -> None:
+        """Give the base model back as it was."""
+        self.body.close()
+        self.layers.remove()
+        self.lora.detach()
+
+    def _run(
+        self, datums: Sequence[Datum], loss_fn: str, *, backward: bool
+    ) -> ForwardBackwardOutput:
+        loss_of = losses.get(loss_fn)
+        lengths = [len(datum.model_input) for datum in datums]
+        logprobs = [np.zeros(length, dtype=np.float32) for length in lengths]
+        greedy = [False] * len(datums)
+        loss = weight = 0.0
+        for members in pack(lengths, self.micro_batch_tokens):
+            self.layers.workspace.reset()
+            # An example that is longer than the budget would take more memory than it stands for.
+            self.layers.keep_inner = (
+                sum(lengths[index] for index in members) <= self.micro_batch_tokens
+            )
+            targets = self.body.targets([datums[index] for index in members])
+            part = loss_of(targets.logprobs, {"weights": targets.weights})
+            value = float(part.detach())
+            if not math.isfinite(value):
+                self._forget()
+                raise DivergenceError(
+                    f"The loss is {value} after step {self._optimizer.steps}.",
+                    hint="Lower training.learning_rate.",
+                )
+            if backward:
+                part.backward()  # type: ignore[no-untyped-call]
+            loss += value
+            weight += float(targets.weights.sum())
+            _scatter(targets, members, logprobs, greedy)
+        return ForwardBackwardOutput(loss, weight, sum(lengths), tuple(logprobs), tuple(greedy))
+
+    def _forget(self) -> None:
+        """Drop the gradients gathered so far."""
+        self._optimizer.clear()
+        self._weight = 0.0
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """Dropout draws from this client's own stream, whatever else the process draws."""
+        if not self.lora.dropout:
+            yield
+            return
+        outside = self._random_state()
+        self._set_random_state(self._random)
+        try:
+            yield
+        finally:
+            self._random = self._random_state()
+            self._set_random_state(outside)
+
+    def _random_state(self) -> torch.Tensor:
+        if self._device_type == "cuda":
+            return torch.cuda.get_rng_state(self.body.device)
+        if self._device_type == "mps":
+            return torch.mps.get_rng_state()
+        return torch.get_rng_state()
+
+    def _set_random_state(self, state: torch.Tensor) -> None:
+        if self._device_type == "cuda":
+            torch.cuda.set_rng_state(state, self.body.device)
+        elif self._device_type == "mps":
+            torch.mps.set_rng_state(state)
+        else:
+            torch.set_rng_state(state)
+
+    @property
+    def _device_type(self) -> str:
+        return str(self.body.device.type)
+
+
+def tokens_for(model: Any) -> int:
+    """How many tokens keep at most `ACTIVATION_BYTES` for the backward pass, estimated as the
+    outputs of all linear layers."""
+    per_token = 0
+    for path, transposed in linear_modules(model).items():
+        weight = model.get_submodule(path).weight
+        per_token += weight.shape[1 if transposed else 0] * weight.element_size()
+    return min(MOST_TOKENS, max(FEWEST_TOKENS, ACTIVATION_BYTES // max(1, per_token)))
+
+
+def _scatter(
+    targets: Targets,
+    members: Sequence[int],
+    logprobs: list[np.ndarray[tuple[int], np.dtype[np.float32]]],
+    greedy: list[bool],
+) -> None:
+    """Put the results of a pack where they belong in the order of the datums."""
+    values = targets.logprobs.detach().cpu().numpy()
+    right = targets.greedy.cpu().numpy()
+    start = 0
+    for index, positions in zip(members, targets.positions, strict=True):
+        end = start + len(positions)
+        logprobs[index][positions] = values[start:end]
+        greedy[index] = bool(right[start:end].all())
+        start = end

@@ -1,0 +1,40 @@
+"""The learning rate of each step. Knows nothing about optimisers."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+
+class ScheduleSettings(Protocol):
+    """What a schedule needs to know; `TrainingSettings` has it."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def schedule(self) -> str: ...
+
+
+def learning_rate(step: int, total: int, settings: ScheduleSettings) -> float:
+    """The learning rate of a step.
+
+    It rises linearly over the warmup (step 0 already moves), then stays, falls linearly, or falls
+    along half a cosine, so that it would reach zero at `total`. A warmup longer than a third of
+    the run is shortened to it: one that never ends is a learning rate that was never used.
+
+    Args:
+        step: counts from 0.
+        total: steps of the whole run.
+    """
+    peak = settings.learning_rate
+    warmup = min(settings.warmup_steps, total // 3)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return peak
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    if settings.schedule == "linear":
+        return peak * (1.0 - progress)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * progress))

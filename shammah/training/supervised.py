@@ -1,0 +1,331 @@
+"""The supervised loop: teach lessons until they are answered as taught.
+
+Written against the `TrainingClient` protocol alone. Knows examples and weights; what a lesson is,
+which process this is and who listens to its events is others' business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shammah.errors import DivergenceError, TrainingError
+from shammah.ports.training_client import AdamParams, Datum, TrainingClient
+from shammah.settings import TrainingSettings
+from shammah.training.batches import Batch, LessonBatches
+from shammah.training.checkpoint import (
+    begin_checkpoint,
+    finish_checkpoint,
+    latest_checkpoint,
+    read_loop,
+)
+from shammah.training.datums import reweighted
+from shammah.training.packing import pack
+from shammah.training.schedule import learning_rate
+
+GROUP_TOKENS = 1024
+"""How many tokens are computed between two looks at `should_stop`."""
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedResult:
+    """How a run ended.
+
+    `learned[i]` is whether greedy decoding gives lesson i as taught; `final_loss` is the weighted
+    mean over the lessons, in nats per token, with the final weights. `epochs` counts those begun.
+    Where `stopped` is true the run was asked to stop: it can be resumed, and `learned` and
+    `final_loss` are as last seen. `seconds` and `tokens` include what came before a resume.
+    """
+
+    steps: int
+    epochs: int
+    final_loss: float
+    learned: list[bool]
+    seconds: float
+    tokens: int
+    stopped: bool = False
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The step that a run with this checkpoint folder would go on from; 0 if it begins afresh.
+
+    Raises:
+        TrainingError: the checkpoint cannot be read.
+    """
+    found = latest_checkpoint(checkpoint)
+    return int(read_loop(found)["step"]) if found else 0
+
+
+async def train_supervised(
+    client: TrainingClient,
+    lessons: Sequence[Datum],
+    lesson_weights: Sequence[float],
+    replay: Sequence[Datum],
+    settings: TrainingSettings,
+    *,
+    seed: int | None = None,
+    on_event: OnEvent | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    checkpoint: Path | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> SupervisedResult:
+    """Train until every lesson is learned, or the epochs or steps are used up.
+
+    Args:
+        lessons: what to teach; only the relative weights of their tokens are used.
+        lesson_weights: how much each lesson weighs against the others (`batches` says how).
+        replay: what was taught earlier and is to stay; `settings.replay` of each batch.
+        seed: of the order of lessons; default `settings.seed`.
+        on_event: called with plain dictionaries. `event` is `progress` after each optimiser step
+            (epoch, epochs, step, steps, batch, batches, loss, learning_rate, grad_norm, learned,
+            tokens_per_second, seconds_left) or `checkpoint` (step).
+        should_stop: asked every thousand tokens or so; a checkpoint is written before returning.
+        checkpoint: folder for checkpoints; a run goes on from the one that is in it.
+        clock: seconds.
+
+    Raises:
+        TrainingError: there are no lessons, or the checkpoint is of other ones.
+        EmptyLessonError: a lesson has no token to learn.
+        DivergenceError: a loss or gradient stopped being finite. The client is left with the last
+            state that was good: the last checkpoint, or that after the last finite step.
+    """
+    if not lessons or len(lessons) != len(lesson_weights):
+        raise TrainingError(f"{len(lessons)} lessons with {len(lesson_weights)} weights.")
+    run = _Run(
+        client=client,
+        lessons=[reweighted(lesson, 1.0) for lesson in lessons],
+        weights=[float(weight) for weight in lesson_weights],
+        replay=[reweighted(lesson, 1.0) for lesson in replay],
+        settings=settings,
+        batches=LessonBatches(
+            lesson_weights,
+            replay=len(replay),
+            batch_size=settings.batch_size,
+            replay_share=settings.replay,
+            seed=settings.seed if seed is None else seed,
+        ),
+        on_event=on_event or (lambda event: None),
+        should_stop=should_stop or (lambda: False),
+        checkpoint=checkpoint,
+        clock=clock,
+    )
+    return await run.train()
+
+
+class _Stopped(Exception):
+    """Raised inside the loop when it was asked to stop."""
+
+
+@dataclass(slots=True)
+class _Run:
+    client: TrainingClient
+    lessons: list[Datum]
+    weights: list[float]
+    replay: list[Datum]
+    settings: TrainingSettings
+    batches: LessonBatches
+    on_event: OnEvent
+    should_stop: Callable[[], bool]
+    checkpoint: Path | None
+    clock: Callable[[], float]
+    # What a checkpoint holds beside the client's state and the random numbers:
+    step: int = 0
+    epoch: int = 0
+    window: int = 0
+    """Windows of the epoch that are done."""
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float = 0.0
+    learned: list[bool] = field(default_factory=list)
+
+    _began: float = 0.0
+    _epoch_random: dict[str, Any] = field(default_factory=dict)
+    _confirmed: bool = False
+    _saved_step: int = -1
+
+    async def train(self) -> SupervisedResult:
+        self.learned = [False] * len(self.lessons)
+        await self._resume()
+        self._began = self.clock() - self.seconds
+        try:
+            await self._epochs()
+            if not self._confirmed:
+                await self._confirm()
+        except _Stopped:
+            await self._save()
+            return self._result(stopped=True)
+        except DivergenceError as error:
+            raise await self._diverged(error) from error
+        return self._result(stopped=False)
+
+    async def _epochs(self) -> None:
+        while self.epoch < self.settings.epochs and self.step < self.steps:
+            self._epoch_random = self.batches.state_dict()
+            batches = self.batches.epoch(self.epoch)
+            size = self.settings.accumulation
+            windows = [batches[start : start + size] for start in range(0, len(batches), size)]
+            for number, window in enumerate(windows):
+                if number < self.window:
+                    continue
+                if self.step >= self.steps:
+                    return
+                await self._window(window, number, len(batches))
+                if self.settings.stop_when_learned and all(self.learned):
+                    await self._confirm()
+                    if all(self.learned):
+                        return
+                if self.step % self.settings.checkpoint_every == 0:
+                    await self._save()
+            self.epoch, self.window = self.epoch + 1, 0
+
+    async def _window(self, window: Sequence[Batch], number: int, batches: int) -> None:
+        """One optimiser step over the gradients of some batches."""
+        loss = weight = 0.0
+        tokens = 0
+        for batch in window:
+            examples = [reweighted(self.lessons[index], share) for index, share in batch.lessons]
+            examples += [self.replay[index] for index in batch.replay]
+            lengths = [len(example.model_input) for example in examples]
+            for group in pack(lengths, self.settings.micro_batch_tokens or GROUP_TOKENS):
+                if self.should_stop():
+                    raise _Stopped
+                output = await self.client.forward_backward([examples[index] for index in group])
+                loss, weight = loss + output.loss, weight + output.weight
+                tokens += output.tokens
+                for index, right in zip(group, output.greedy, strict=True):
+                    if index < len(batch.lessons):
+                        self.learned[batch.lessons[index][0]] = right
+        rate = learning_rate(self.step, self.steps, self.settings)
+        stepped = await self.client.optim_step(
+            AdamParams(
+                learning_rate=rate,
+                beta1=self.settings.beta1,
+                beta2=self.settings.beta2,
+                eps=self.settings.eps,
+                weight_decay=self.settings.weight_decay,
+                max_grad_norm=self.settings.max_grad_norm,
+            )
+        )
+        self.step, self.window, self._confirmed = self.step + 1, number + 1, False
+        self.loss, self.tokens = loss / weight, self.tokens + tokens
+        self.seconds = self.clock() - self._began
+        self.on_event(
+            {
+                "event": "progress",
+                "epoch": self.epoch + 1,
+                "epochs": self.settings.epochs,
+                "step": self.step,
+                "steps": self.steps,
+                "batch": min((number + 1) * self.settings.accumulation, batches),
+                "batches": batches,
+                "loss": self.loss,
+                "learning_rate": rate,
+                "grad_norm": stepped.grad_norm,
+                "learned": sum(self.learned),
+                "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
+                "seconds_left": (self.steps - self.step) * self.seconds / self.step,
+            }
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps at most."""
+        per_epoch = -(-self.batches.per_epoch // self.settings.accumulation)
+        total = per_epoch * self.settings.epochs
+        return min(total, self.settings.max_steps) if self.settings.max_steps else total
+
+    async def _confirm(self) -> None:
+        """Look at every lesson with the weights as they are."""
+        if self.should_stop():
+            raise _Stopped
+        shares = np.asarray(self.weights) / np.mean(self.weights)
+        output = await self.client.forward(
+            [
+                reweighted(lesson, float(share))
+                for lesson, share in zip(self.lessons, shares, strict=True)
+            ]
+        )
+        self.learned, self.loss, self._confirmed = list(output.greedy), output.mean_loss, True
+        self.seconds = self.clock() - self._began
+
+    def _result(self, *, stopped: bool) -> SupervisedResult:
+        return SupervisedResult(
+            steps=self.step,
+            epochs=min(self.epoch + (self.window > 0), self.settings.epochs),
+            final_loss=self.loss,
+            learned=list(self.learned),
+            seconds=self.seconds,
+            tokens=self.tokens,
+            stopped=stopped,
+        )
+
+    async def _save(self) -> None:
+        if self.checkpoint is None or self._saved_step == self.step:
+            return
+        target = begin_checkpoint(self.checkpoint, self.step)
+        await self.client.save_state(target)
+        finish_checkpoint(
+            target,
+            {
+                "step": self.step,
+                "epoch": self.epoch,
+                "window": self.window,
+                "tokens": self.tokens,
+                "seconds": self.seconds,
+                "loss": self.loss,
+                "learned": self.learned,
+                "random": self._epoch_random or self.batches.state_dict(),
+                "material": self._material(),
+            },
+        )
+        self._saved_step = self.step
+        self.on_event({"event": "checkpoint", "step": self.step})
+
+    async def _resume(self) -> None:
+        found = latest_checkpoint(self.checkpoint) if self.checkpoint else None
+        if found is None:
+            return
+        loop = read_loop(found)
+        if loop.get("material") != self._material():
+            raise TrainingError(
+                f"The checkpoint {found} is of other lessons or settings.",
+                hint="Start the job afresh.",
+            )
+        self.batches.load_state_dict(loop["random"])
+        self.step, self.epoch, self.window = loop["step"], loop["epoch"], loop["window"]
+        self.tokens, self.seconds = loop["tokens"], loop["seconds"]
+        self.loss, self.learned = loop["loss"], list(loop["learned"])
+        self._saved_step = self.step
+        await self.client.load_state(found)
+
+    def _material(self) -> str:
+        """Tells lessons, weights and what shapes the steps apart from others."""
+        mark = hashlib.sha256()
+        for example in [*self.lessons, *self.replay]:
+            mark.update(np.asarray(example.model_input.tokens, dtype=np.int64).tobytes())
+            mark.update(example.loss_fn_inputs["target_tokens"].data.tobytes())
+        mark.update(repr((self.weights, len(self.lessons))).encode())
+        relevant = self.settings.model_dump(exclude={"nice", "timeout_minutes", "threads"})
+        mark.update(repr(sorted(relevant.items())).encode())
+        return mark.hexdigest()
+
+    async def _diverged(self, error: DivergenceError) -> DivergenceError:
+        """Go back to the last checkpoint, if there is one, and say so."""
+        kept = self.step
+        found = latest_checkpoint(self.checkpoint) if self.checkpoint else None
+        if found is not None:
+            await self.client.load_state(found)
+            kept = int(read_loop(found)["step"])
+        return DivergenceError(
+            f"Training diverged at step {self.step + 1}: {error.message} "
+            f"The adapter is as it was after step {kept}.",
+            hint=error.hint,
+        )
