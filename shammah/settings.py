@@ -87,7 +87,7 @@ class TrainingSettings(Section):
 
     preset: Literal["lessons", "classic"] = "lessons"
     learning_rate: float = Field(2e-3, gt=0, le=1.0)
-    epochs: int = Field(30, ge=1, le=10_000)
+    epochs: int = Field(100, ge=1, le=10_000)
     max_steps: int = Field(0, ge=0)
     """Optimiser steps at most; 0 means epochs alone decide."""
     batch_size: int = Field(16, ge=1, le=4096)
@@ -98,6 +98,9 @@ class TrainingSettings(Section):
     model's size."""
     max_length: int = Field(1024, ge=8)
     """Tokens of one example at most; the oldest turns go first, the answer never."""
+    context_turns: int = Field(1, ge=0)
+    """Turns before a lesson's question that it is also learned after; the question by itself always
+    is."""
     warmup_steps: int = Field(3, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -114,7 +117,7 @@ class TrainingSettings(Section):
     checkpoint_every: int = Field(20, ge=1)
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0, le=1024)
-    """Threads of the worker process; 0 means as many as there are physical cores."""
+    """Threads of the worker process; 0 chooses by the model's size."""
     nice: int = Field(10, ge=0, le=19)
     timeout_minutes: float = Field(120.0, gt=0)
 

@@ -1,0 +1,1 @@
+"""The heart: feedback -> lessons -> job -> worker process -> published adapter."""

@@ -1,0 +1,278 @@
+"""What a training job is made of: the specification it is given and the events it answers with.
+
+The supervisor writes `job.json`; the worker reads it, prints one JSON object a line and appends
+the same lines to `events.jsonl`. Both sides validate with the types here. Knows nothing about the
+database, processes or tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from shammah.errors import TrainingError
+from shammah.files import write_atomic
+from shammah.learning.lessons import Lesson
+from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
+
+FORMAT: Literal[1] = 1
+SPEC = "job.json"
+EVENTS = "events.jsonl"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+STDERR = "stderr.log"
+WEIGHTS = "adapter.safetensors"
+PARENT = "parent.safetensors"
+CHECKPOINT = "checkpoint"
+
+FailureKind = Literal[
+    "out_of_memory", "divergence", "invalid", "interrupted", "crash", "killed", "timeout", "rubbish"
+]
+"""The first five are told by the worker itself, the others are what its supervisor observes."""
+
+EXIT_CODES: dict[str, int] = {
+    "invalid": 64,
+    "divergence": 65,
+    "crash": 70,
+    "out_of_memory": 71,
+    "interrupted": 75,
+}
+"""Exit code of the worker for each failure it can tell of; 0 is success."""
+
+
+class Record(BaseModel):
+    """A JSON object that crosses the border between supervisor and worker."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ParentSpec(Record):
+    """The adapter that training starts from: its name in the library, a copy of its weights inside
+    the job folder (the library may rename or delete the original), and its alpha / r."""
+
+    name: str
+    weights: str = PARENT
+    scaling: float
+
+
+class JobSpec(Record):
+    """Everything a worker needs to know. Paths are names inside the job folder."""
+
+    format: Literal[1] = FORMAT
+    id: int
+    created_at: datetime
+    reason: str
+    model: ModelSettings
+    fingerprint: str | None = None
+    """The base model that the job is meant for; the worker refuses another one."""
+    lora: LoraSettings
+    training: TrainingSettings
+    lessons: tuple[Lesson, ...] = Field(min_length=1)
+    replay: tuple[Lesson, ...] = ()
+    parent: ParentSpec | None = None
+    prepared: bool = False
+    """True once base model, parent and replay are settled: from then on the file never changes, so
+    that a resumed job goes on exactly as it began."""
+    notes: tuple[str, ...] = ()
+    """What was decided on the way and may surprise, in sentences for the user."""
+
+    def write(self, folder: Path) -> None:
+        """Write `job.json`, whole or not at all.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        write_atomic(folder / SPEC, self.model_dump_json(indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> JobSpec:
+        """The specification in a job folder.
+
+        Raises:
+            TrainingError: it is missing, not JSON, of another format, or has unknown parts.
+        """
+        path = folder / SPEC
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read: {error.strerror}.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise TrainingError(f"{path} is not a job: {where}: {first['msg']}.") from error
+
+
+class LoraRecord(Record):
+    """The shape of the adapter as it was trained, target modules spelled out."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...]
+    rslora: bool
+
+
+class LessonOutcome(Record):
+    """What became of one lesson: answered as taught by greedy decoding or not; `problem` says why
+    it could not be trained on at all."""
+
+    feedback_id: int | None
+    learned: bool
+    problem: str | None = None
+
+
+class Happening(Record):
+    """Common to all events: `time` is in seconds since 1970."""
+
+    time: float = Field(default_factory=time.time)
+
+
+class Alive(Happening):
+    """The process runs and dies with its parent; nothing heavy has been imported yet."""
+
+    event: Literal["alive"] = "alive"
+    pid: int
+
+
+class Start(Happening):
+    """The model is loaded and training begins."""
+
+    event: Literal["start"] = "start"
+    model: str
+    fingerprint: str
+    device: str
+    dtype: str
+    lessons: int
+    replay: int
+    parent: str | None
+    resumed_step: int
+    """0 for a fresh start, else the step of the checkpoint that it goes on from."""
+    threads: int
+    load_seconds: float
+
+
+class Progress(Happening):
+    """One optimiser step has been taken. `step` and `epoch` count from 1."""
+
+    event: Literal["progress"] = "progress"
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    """Steps planned at most; training may end sooner when all lessons are learned."""
+    batch: int
+    batches: int
+    """Position inside the epoch."""
+    loss: float
+    learning_rate: float
+    grad_norm: float | None = None
+    learned: int | None = None
+    """Lessons answered as taught at the last look."""
+    tokens_per_second: float
+    seconds_left: float
+
+
+class Checkpoint(Happening):
+    """The state at a step is on disk; the job can go on from there."""
+
+    event: Literal["checkpoint"] = "checkpoint"
+    step: int
+
+
+class Complete(Happening):
+    """Training ended and the adapter is written. The same object is `result.json`."""
+
+    event: Literal["complete"] = "complete"
+    weights: str = WEIGHTS
+    sha256: str
+    tensors: int
+    parameters: int
+    lora: LoraRecord
+    model: str
+    fingerprint: str
+    outcomes: tuple[LessonOutcome, ...]
+    final_loss: float
+    examples: int
+    replayed: int
+    steps: int
+    epochs: int
+    tokens: int
+    seconds: float
+    """Seconds of training, without those in which the process was stopped or being set up."""
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """Feedback ids of the lessons that are answered as taught."""
+        return tuple(
+            outcome.feedback_id
+            for outcome in self.outcomes
+            if outcome.learned and outcome.feedback_id is not None
+        )
+
+
+class Failed(Happening):
+    """The job ended without an adapter."""
+
+    event: Literal["failed"] = "failed"
+    kind: FailureKind
+    message: str
+    hint: str | None = None
+    step: int = 0
+    """The last step that a checkpoint holds; 0 if there is none."""
+
+
+Event = Alive | Start | Progress | Checkpoint | Complete | Failed
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+def parse_event(line: bytes | str) -> Event | None:
+    """The event of one line, or None if the line is not one."""
+    try:
+        return _EVENT.validate_json(line)
+    except ValidationError:
+        return None
+
+
+def event_line(event: Event) -> str:
+    """One event as one line of JSON, with its newline."""
+    return event.model_dump_json() + "\n"
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that only its owner can read."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+def read_events(folder: Path) -> list[Event]:
+    """The events that a job folder holds; lines that are not events are passed over."""
+    try:
+        lines = (folder / EVENTS).read_bytes().splitlines()
+    except OSError:
+        return []
+    return [event for line in lines if (event := parse_event(line)) is not None]
+
+
+def read_result(folder: Path) -> Complete | None:
+    """What a finished job left: its result, if the weights it names are there too."""
+    try:
+        result = Complete.model_validate_json((folder / RESULT).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    name = Path(result.weights)
+    if name.name != result.weights or not (folder / name).is_file():
+        return None
+    return result
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,107 @@
+"""Lessons as training examples: what is rendered, how long it may be, what is replayed.
+
+Knows renderers and datums; nothing about models or how training runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shammah.errors import ContextTooLongError, EmptyLessonError
+from shammah.learning.lessons import Lesson
+from shammah.messages import Conversation
+from shammah.ports.training_client import Datum
+from shammah.renderers.base import Renderer
+from shammah.renderers.trim import trim_conversation
+from shammah.training.datums import datum
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Lessons that can be trained on, each as one or more examples.
+
+    `datums[i]` belongs to `lessons[owners[i]]` and has its share of that lesson's weight,
+    `weights[i]`; `problems` says of the other lessons why they were left out.
+    """
+
+    lessons: tuple[Lesson, ...]
+    datums: tuple[Datum, ...]
+    owners: tuple[int, ...]
+    weights: tuple[float, ...]
+    problems: dict[int | None, str]
+
+    def learned(self, right: Sequence[bool]) -> list[bool]:
+        """Which lessons are answered as taught, given which examples are: all of a lesson's."""
+        found = [True] * len(self.lessons)
+        for owner, fine in zip(self.owners, right, strict=True):
+            found[owner] = found[owner] and fine
+        return found
+
+
+def material(
+    lessons: Sequence[Lesson], renderer: Renderer, *, context_turns: int, max_length: int
+) -> Material:
+    """Render lessons; those that cannot be learned are left out and said why.
+
+    A question that came later in a conversation is learned twice, after the turns before it and
+    by itself: it may be asked again either way.
+
+    Args:
+        context_turns: how many turns before the question are kept.
+        max_length: tokens of an example; a longer one loses its oldest turns, never its answer.
+    """
+    kept: list[Lesson] = []
+    datums: list[Datum] = []
+    owners: list[int] = []
+    weights: list[float] = []
+    problems: dict[int | None, str] = {}
+    for lesson in lessons:
+        prompts = _prompts(lesson.messages, context_turns)
+        try:
+            examples = [
+                _datum(replace(lesson, messages=prompt), renderer, max_length) for prompt in prompts
+            ]
+        except EmptyLessonError as error:
+            problems[lesson.feedback_id] = error.message
+        except ContextTooLongError:
+            problems[lesson.feedback_id] = (
+                f"question and answer are longer than training.max_length ({max_length} tokens)"
+            )
+        else:
+            owners += [len(kept)] * len(examples)
+            weights += [lesson.weight / len(examples)] * len(examples)
+            datums += examples
+            kept.append(lesson)
+    return Material(tuple(kept), tuple(datums), tuple(owners), tuple(weights), problems)
+
+
+def replayed(earlier: Sequence[Datum], anchors: Sequence[Datum]) -> list[Datum]:
+    """What is mixed into the batches: earlier lessons and anchors, each about half of it.
+
+    A pass over the list takes every entry once, so the fewer are in it several times.
+    """
+    if not earlier or not anchors:
+        return [*earlier, *anchors]
+    fewer, more = sorted((earlier, anchors), key=len)
+    return [*more, *(fewer[index % len(fewer)] for index in range(len(more)))]
+
+
+def _prompts(messages: Conversation, context_turns: int) -> list[Conversation]:
+    """The question by itself, and after the turns before it."""
+    system = tuple(message for message in messages if message.role == "system")
+    said = tuple(message for message in messages if message.role != "system")
+    asked = [index for index, message in enumerate(said) if message.role == "user"]
+    alone = (*system, *said[asked[-1] :]) if asked else messages
+    if context_turns == 0 or len(asked) < 2:
+        return [alone]
+    return [alone, (*system, *said[asked[-1 - min(context_turns, len(asked) - 1)] :])]
+
+
+def _datum(lesson: Lesson, renderer: Renderer, max_length: int) -> Datum:
+    rendered = renderer.supervised(lesson.conversation)
+    if len(rendered.tokens) > max_length:
+        answer = sum(weight > 0 for weight in rendered.weights)
+        prompt, _ = trim_conversation(renderer, lesson.messages, max_length - answer, 0)
+        rendered = renderer.supervised(replace(lesson, messages=prompt).conversation)
+    return datum(rendered)

@@ -1,0 +1,97 @@
+"""From a finished job to an adapter in the library.
+
+Doing it twice gives one adapter: a process that dies in between leaves nothing double. Knows
+neither processes nor the queue.
+"""
+
+from __future__ import annotations
+
+from shammah.adapters.library import Adapter, AdapterLibrary
+from shammah.adapters.metadata import AdapterMetadata, LessonRecord, LoraConfigRecord
+from shammah.learning.job import Complete, JobSpec, now
+from shammah.learning.queue import Job
+
+
+def publish(
+    job: Job, spec: JobSpec, result: Complete, library: AdapterLibrary, *, activate: bool
+) -> Adapter:
+    """Publish the weights of a job folder, and make them the active adapter of their base model.
+
+    Raises:
+        StorageError: the disk is full or the library cannot be written; the job folder is as it
+            was.
+        AdapterError: the library refuses the weights.
+    """
+    adapter = _published(result, library)
+    if adapter is None:
+        adapter = library.publish(job.folder / result.weights, metadata(spec, result))
+    if activate and library.active(result.fingerprint) != adapter.name:
+        library.activate(result.fingerprint, adapter.name)
+    return adapter
+
+
+def metadata(spec: JobSpec, result: Complete) -> AdapterMetadata:
+    """What is to be known about the adapter of a job. The library fills in its name."""
+    learned = set(result.learned)
+    return AdapterMetadata(
+        name="",
+        created_at=now(),
+        base_model=result.model,
+        base_fingerprint=result.fingerprint,
+        lora=LoraConfigRecord(**result.lora.model_dump(mode="json")),
+        parent=spec.parent.name if spec.parent else None,
+        lessons=[
+            LessonRecord(
+                feedback_id=lesson.feedback_id,
+                query=lesson.query,
+                target=lesson.target,
+                weight=lesson.weight,
+                learned=lesson.feedback_id in learned,
+            )
+            for lesson in spec.lessons
+        ],
+        metrics={
+            "final_loss": result.final_loss,
+            "examples": result.examples,
+            "replayed": result.replayed,
+            "learned": len(result.learned),
+            "steps": result.steps,
+            "epochs": result.epochs,
+            "tokens": result.tokens,
+            "seconds": result.seconds,
+        },
+        sha256=result.sha256,
+        tensors=result.tensors,
+        parameters=result.parameters,
+        origin="trained",
+    )
+
+
+def completed_text(spec: JobSpec, result: Complete, name: str, *, active: bool) -> str:
+    """The message that says what training achieved."""
+    learned = len(result.learned)
+    replayed = f" and {result.replayed} earlier ones" if result.replayed else ""
+    lines = [
+        "✓ Background training completed!",
+        f"  Examples trained: {result.examples}{replayed}   Final loss: {result.final_loss:.4f}",
+        f"  Lessons learned: {learned} of {len(result.outcomes)}",
+        f"  Adapter: {name}" + ("" if active else f" (not active: /adapters load {name})"),
+    ]
+    queries = {lesson.feedback_id: lesson.query for lesson in spec.lessons}
+    for outcome in result.outcomes:
+        if not outcome.learned:
+            why = outcome.problem or "not answered as taught yet"
+            lines.append(f"  ✗ {_short(queries.get(outcome.feedback_id, ''))}: {why}")
+    return "\n".join(lines)
+
+
+def _short(text: str, length: int = 50) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _published(result: Complete, library: AdapterLibrary) -> Adapter | None:
+    for adapter in library.list():
+        if adapter.metadata is not None and adapter.metadata.sha256 == result.sha256:
+            return adapter
+    return None

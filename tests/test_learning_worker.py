@@ -1,0 +1,213 @@
+"""The real worker: it learns, it can be killed, it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from test_learning_trainer import ENVIRONMENT, Chat
+
+from shammah.learning import worker
+from shammah.learning.job import (
+    EXIT_CODES,
+    Failed,
+    JobSpec,
+    Progress,
+    Start,
+    now,
+    parse_event,
+    read_events,
+)
+from shammah.learning.lessons import Lesson
+from shammah.learning.process import COMMAND
+from shammah.learning.session import material
+from shammah.messages import assistant, user
+from shammah.renderers.registry import renderer_for
+from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSettings
+from shammah.training.datums import datum
+from shammah.training.local_client import LocalTrainingClient
+
+if TYPE_CHECKING:
+    from shammah.models.load import BaseModel
+
+LESSONS = (
+    ("What is my dog called?", "Your dog is called Biscuit."),
+    ("Where do I work?", "You work at Fjord Labs."),
+    ("Which port does our API use?", "Our API uses port 8417."),
+)
+MODEL = ModelSettings(dtype="fp32")
+
+
+def teach(chat: Chat) -> None:
+    for question, answer in LESSONS:
+        chat.feedback.add((user(question),), "no", "critical", None, None, answer, "embedded")
+
+
+async def run(chat: Chat) -> str:
+    """Train what is queued or interrupted, and give the checksum of the adapter."""
+    job = await chat.trainer.request("now")
+    async with asyncio.timeout(120):
+        done = await chat.trainer.wait(job.id)
+    assert done.status == "done", done.error
+    return chat.library.get(str(done.adapter)).require_metadata().sha256
+
+
+def steps(chat: Chat, job: int = 1) -> list[int]:
+    events = read_events(chat.paths.jobs / str(job))
+    return [event.step for event in events if isinstance(event, Progress)]
+
+
+async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
+    tmp_path: Path, embedded_model: BaseModel
+) -> None:
+    chat = Chat(tmp_path, settings=Settings(model=MODEL, training=TrainingSettings(threads=1)))
+    teach(chat)
+    job = await chat.trainer.request("now")
+    await chat.trainer.start()
+    await chat.until(lambda: chat.trainer.status().step, 60)
+    assert chat.trainer.status().state == "running"
+    chat.worker.kill()
+    failed = await chat.ended(job.id)
+    assert failed.status == "failed" and chat.feedback.state().count == 3
+
+    await run(chat)
+    taught = chat.trainer.queue.get(2)
+    assert taught.learned == 3
+    adapter = chat.library.get(str(taught.adapter))
+    assert adapter.require_metadata().metrics["final_loss"] == taught.final_loss
+    # Nothing private is left readable, nothing large is left behind.
+    assert {path.stat().st_mode & 0o777 for path in taught.folder.iterdir()} == {0o600}
+    assert {path.name for path in taught.folder.iterdir()} >= {"job.json", "metrics.jsonl"}
+    assert not (taught.folder / "checkpoint").exists()
+    await chat.close()
+
+    renderer = renderer_for(embedded_model.tokenizer, embedded_model.stop_tokens)
+    lessons = [Lesson(None, (user(question),), answer, 1.0) for question, answer in LESSONS]
+    client = LocalTrainingClient(embedded_model, LoraSettings(), TrainingSettings(), adapter.path)
+    try:
+        output = await client.forward(material(lessons, renderer, 1024).datums)
+    finally:
+        client.close()
+    assert output.greedy == (True, True, True)
+
+
+async def test_a_job_that_a_quitting_chat_interrupts_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    training = TrainingSettings(threads=1, max_steps=40, epochs=40, stop_when_learned=False)
+    settings = Settings(model=MODEL, training=training)
+    undisturbed = Chat(tmp_path / "undisturbed", settings=settings)
+    teach(undisturbed)
+    expected = await run(undisturbed)
+    await undisturbed.close()
+
+    quitting = Chat(tmp_path / "quitting", settings=settings)
+    teach(quitting)
+    await quitting.trainer.request("now")
+    await quitting.trainer.start()
+    await quitting.until(lambda: (quitting.trainer.status().step or 0) >= 2, 60)
+    await quitting.trainer.stop(checkpoint=True)
+    job = quitting.trainer.queue.get(1)
+    assert job.status == "interrupted" and quitting.trainer.queue.resumable() == job
+    failed = read_events(job.folder)[-1]
+    assert isinstance(failed, Failed) and failed.kind == "interrupted" and failed.step >= 2
+    quitting.database.close()
+
+    resumed = Chat(tmp_path / "quitting", settings=settings)
+    assert await run(resumed) == expected
+    assert steps(resumed) == list(range(1, 41))
+    starts = [event for event in read_events(job.folder) if isinstance(event, Start)]
+    assert [start.resumed_step for start in starts] == [0, failed.step]
+    await resumed.close()
+
+
+def test_a_worker_told_to_end_while_it_sets_up_ends_at_once(tmp_path: Path) -> None:
+    JobSpec(
+        id=1,
+        created_at=now(),
+        reason="now",
+        model=MODEL,
+        lora=LoraSettings(),
+        training=TrainingSettings(),
+        lessons=(Lesson(1, (user("q"),), "a", 1.0),),
+    ).write(tmp_path)
+    process = subprocess.Popen(
+        [*COMMAND, str(tmp_path), "--parent", str(os.getpid())],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == EXIT_CODES["interrupted"]
+    failed = parse_event(out.splitlines()[-1])
+    assert isinstance(failed, Failed) and failed.kind == "interrupted"
+
+
+def test_a_stopped_process_does_not_age() -> None:
+    code = (
+        "import sys, time; from shammah.learning.clock import RunningClock\n"
+        "clock = RunningClock(); print('on', flush=True); sys.stdin.readline(); print(clock())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGCONT)
+    out, _ = process.communicate("now\n", timeout=10)
+    assert 0 < float(out) < time.monotonic() - began - 1.0
+
+
+def test_a_damaged_job_is_a_message(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"format": 2}')
+    done = subprocess.run(
+        [*COMMAND, str(tmp_path)], env=ENVIRONMENT, capture_output=True, timeout=60
+    )
+    failed = parse_event(done.stdout.splitlines()[-1])
+    assert isinstance(failed, Failed) and failed.kind == "invalid"
+    assert "job.json is not a job" in failed.message
+    assert done.returncode == EXIT_CODES["invalid"] and done.stderr == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows overcommits nothing to run out of")
+def test_running_out_of_memory_has_a_name() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**62, dtype=torch.int8)
+    assert worker._failure(caught.value).kind == "out_of_memory"
+    assert worker._failure(MemoryError()).kind == "out_of_memory"
+    assert worker._failure(RuntimeError("shapes differ")).kind == "crash"
+
+
+def test_examples_too_long_lose_their_oldest_turns_never_their_answer(
+    embedded_model: BaseModel,
+) -> None:
+    renderer = renderer_for(embedded_model.tokenizer, embedded_model.stop_tokens)
+    turns = (user("first question"), assistant("first answer"), user("second question"))
+    lessons = (
+        Lesson(1, turns, "the answer", 1.0),
+        Lesson(2, (user("long " * 200),), "never fits", 1.0),
+        Lesson(3, (user("q"),), "a", 1.0),
+    )
+    whole = len(datum(renderer.supervised(lessons[0].conversation)).model_input)
+    made = material(lessons, renderer, whole)
+    assert [lesson.feedback_id for lesson in made.lessons] == [1, 3]
+    assert list(made.problems) == [2] and "training.max_length" in made.problems[2]
+    tokens = made.datums[0].model_input.tokens
+    targets = made.datums[0].loss_fn_inputs["target_tokens"].data
+    text = renderer.decode([*tokens, int(targets[-1])])
+    assert "second question" in text and "the answer" in text and "first" not in text
