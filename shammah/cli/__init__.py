@@ -1,0 +1,1 @@
+"""Subcommands: everything the chat can do, for scripts."""

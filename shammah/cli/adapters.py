@@ -1,0 +1,116 @@
+"""`shammah adapters`: the library of what was learned. Needs no model, but to import."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from pathlib import Path
+
+from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
+from shammah.cli.output import coloured, emit, say, tell
+from shammah.errors import ModelNotFoundError
+from shammah.repl import wording
+
+
+def list_all(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        rows = workspace.adapters()
+    if options.json:
+        emit(rows)
+    elif rows:
+        say(wording.adapters_table(rows, coloured=coloured()))
+    else:
+        tell("No adapters yet: the first one comes with the first training job.")
+    return 0
+
+
+def show(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        adapter = workspace.library.get(options.name)
+    if options.json:
+        about = adapter.require_metadata().model_dump(mode="json")
+        emit({**about, "path": adapter.path, "size": adapter.size})
+    else:
+        say(wording.adapter_details(adapter, coloured=coloured()))
+    return 0
+
+
+def load(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        adapter = workspace.select_adapter(options.name)
+    assert adapter is not None
+    return _done(options, f"{adapter.name} answers from now on.", adapter.name)
+
+
+def unload(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        workspace.select_adapter(None)
+    return _done(options, "The base model answers from now on, without an adapter.", None)
+
+
+def rollback(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        fingerprint = workspace.fingerprint()
+        if fingerprint is None:
+            raise ModelNotFoundError(
+                f"{workspace.settings.model.name} is not on this disk yet.",
+                hint="Chat with it once; then it is.",
+            )
+        name = workspace.library.rollback(fingerprint)
+    return _done(options, f"{name or 'The base model'} answers again.", name)
+
+
+def rename(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        adapter = workspace.library.rename(options.old, options.new)
+    return _done(options, f"{options.old} is now {adapter.name}.", adapter.name)
+
+
+def delete(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        workspace.library.delete(options.name)
+    return _done(options, f"{options.name} is deleted.", options.name)
+
+
+def export(options: Namespace) -> int:
+    from shammah.adapters.peft_format import export_peft
+
+    with open_workspace(options) as workspace:
+        adapter = workspace.library.get(options.name)
+        folder = export_peft(
+            adapter, Path(options.folder).expanduser(), with_lessons=options.with_lessons
+        )
+    if options.json:
+        emit({"adapter": adapter.name, "folder": folder})
+    else:
+        say(str(folder))
+        tell(f"{adapter.name} is exported in PEFT's layout.")
+    return 0
+
+
+def take(options: Namespace) -> int:
+    return asyncio.run(_take(options))
+
+
+async def _take(options: Namespace) -> int:
+    from shammah.assistant import Assistant
+
+    paths = paths_of(options)
+    start_log(paths)
+    # The shapes that the adapter must fit are those of the live model.
+    assistant = Assistant(settings_of(paths), paths, train=False, adapter="none")
+    await assistant.start()
+    try:
+        folder = await asyncio.to_thread(Path(options.folder).expanduser)
+        adapter = await assistant.adapter_import(folder)
+    finally:
+        await assistant.close()
+    return _done(options, f"Imported as {adapter.name}.", adapter.name)
+
+
+def _done(options: Namespace, text: str, name: str | None) -> int:
+    if options.json:
+        emit({"adapter": name})
+    else:
+        say(text)
+    return 0

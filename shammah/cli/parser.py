@@ -1,0 +1,240 @@
+"""What can be written after `shammah`. Light: argparse and nothing else.
+
+Each subcommand names the function that runs it as text, which `main` imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import shammah
+
+EPILOG = """\
+exit codes:
+  0 done   1 failed   2 wrong usage, setting or input   3 storage   4 model   5 adapter
+  6 feedback   7 training   130 interrupted   141 the reader of the output has gone
+
+environment:
+  SHAMMAH_HOME      one folder for settings and data, instead of the platform's own places
+  VISUAL, EDITOR    the editor for corrections
+  NO_COLOR          no colours
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the nearest word where a word is not known."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if found:
+            word, known = found.group(1), re.findall(r"[\w-]+", found.group(2))
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            message = f"{self.prog} has no {word!r}. {hint}It takes {', '.join(known)}."
+        self.exit(2, f"{message}\n{self.prog} --help tells more.\n")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; without a subcommand it is a chat.
+
+    Raises:
+        SystemExit: after `--help` or `--version` (0), or a wrong usage (2).
+    """
+    first = arguments[0] if arguments else ""
+    if first not in ("-h", "--help", "--version") and (not first or first.startswith("-")):
+        arguments = ["chat", *arguments]
+    return build_parser().parse_args(arguments)
+
+
+def build_parser() -> Parser:
+    """The parser with every subcommand."""
+    parser = Parser(
+        prog="shammah",
+        description="A terminal assistant on a local language model that learns from you. "
+        "Without a command it opens the chat.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"shammah {shammah.__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    _chat(commands)
+    _ask(commands)
+    _train(commands)
+    _adapters(commands)
+    _feedback(commands)
+    _config(commands)
+    _model(commands)
+    doctor = _command(commands, "doctor", "check that everything is in place", "doctor:run")
+    _json(doctor)
+    return parser
+
+
+def _chat(commands: Any) -> None:
+    chat = _command(commands, "chat", "talk with the model (what no command does)", "chat:run")
+    _model_options(chat)
+    chat.add_argument("--adapter", metavar="NAME", help="answer with this adapter, or `none`")
+    chat.add_argument(
+        "--no-train", action="store_true", help="run no training jobs behind this chat"
+    )
+
+
+def _ask(commands: Any) -> None:
+    ask = _command(
+        commands,
+        "ask",
+        "answer one question, or each line of the input",
+        "ask:run",
+        description="The answer alone goes to stdout, everything else to stderr. Text that is "
+        "piped in is the question, or follows it.",
+    )
+    ask.add_argument("question", nargs="*", help="the question; may come from the input instead")
+    _model_options(ask)
+    ask.add_argument("--adapter", metavar="NAME", help="answer with this adapter, or `none`")
+    ask.add_argument("--system", metavar="TEXT", help="the system message")
+    ask.add_argument("--max-tokens", type=int, metavar="N", help="tokens of an answer at most")
+    ask.add_argument("--temperature", type=float, metavar="T", help="0 takes the likeliest token")
+    ask.add_argument("--seed", type=int, metavar="N", help="makes drawing repeatable")
+    ask.add_argument(
+        "--lines",
+        action="store_true",
+        help="answer each line of the input as a conversation of its own",
+    )
+    _json(ask, "one JSON object for each answer, on one line")
+
+
+def _train(commands: Any) -> None:
+    train = _command(commands, "train", "training jobs", "train:status")
+    _json(train)
+    actions = train.add_subparsers(metavar="action")
+    _action(actions, "status", "what is running (the default)", "train:status")
+    now = _action(actions, "now", "train what the buffer holds", "train:now")
+    now.add_argument(
+        "--wait",
+        action="store_true",
+        help="run it here and wait for its end, or wait for the one that is queued or running; "
+        "without this the next chat runs it",
+    )
+    _action(actions, "cancel", "end the running job; its lessons stay", "train:cancel")
+    _action(actions, "queue", "list all jobs", "train:queue")
+    resume = _action(actions, "resume", "go on with an interrupted job", "train:resume")
+    resume.add_argument("--wait", action="store_true", help="run it here and wait for its end")
+
+
+def _adapters(commands: Any) -> None:
+    adapters = _command(commands, "adapters", "what was learned", "adapters:list_all")
+    _json(adapters)
+    actions = adapters.add_subparsers(metavar="action")
+    _action(actions, "list", "every adapter (the default)", "adapters:list_all")
+    show = _action(actions, "show", "everything about one", "adapters:show")
+    show.add_argument("name")
+    load = _action(actions, "load", "answer with it from now on", "adapters:load")
+    load.add_argument("name")
+    _action(actions, "unload", "answer with the base model", "adapters:unload")
+    _action(actions, "rollback", "go back to the one before", "adapters:rollback")
+    rename = _action(actions, "rename", "give it another name", "adapters:rename")
+    rename.add_argument("old")
+    rename.add_argument("new")
+    delete = _action(actions, "delete", "remove it (not the active one)", "adapters:delete")
+    delete.add_argument("name")
+    export = _action(actions, "export", "write it in PEFT's layout", "adapters:export")
+    export.add_argument("name")
+    export.add_argument("folder")
+    export.add_argument(
+        "--with-lessons", action="store_true", help="with the text of what was taught"
+    )
+    take = _action(actions, "import", "take one in PEFT's layout", "adapters:take")
+    take.add_argument("folder")
+
+
+def _feedback(commands: Any) -> None:
+    feedback = _command(commands, "feedback", "what was said about answers", "feedback:list_all")
+    _json(feedback)
+    actions = feedback.add_subparsers(metavar="action")
+    shown = _action(actions, "list", "the newest first (the default)", "feedback:list_all")
+    shown.add_argument("--limit", type=int, metavar="N", help="at most so many")
+    _status(shown)
+    show = _action(actions, "show", "everything about one", "feedback:show")
+    show.add_argument("number", type=int)
+    edit = _action(actions, "edit", "change what was said", "feedback:edit")
+    edit.add_argument("number", type=int)
+    edit.add_argument("--note", metavar="TEXT", help="what was wrong or right; empty removes it")
+    edit.add_argument("--correction", metavar="TEXT", help="the right answer; empty removes it")
+    edit.add_argument("--rating", choices=("critical", "medium", "good"))
+    delete = _action(actions, "delete", "take it out of training", "feedback:delete")
+    delete.add_argument("number", type=int)
+    _action(actions, "undo", "take back the last thing done", "feedback:undo")
+    take = _action(actions, "import", "take feedback from a JSONL file", "feedback:take")
+    take.add_argument("file", help="a file, or - for the input")
+    take.add_argument("--strict", action="store_true", help="one bad line means that none is taken")
+    export = _action(actions, "export", "write feedback as JSONL", "feedback:export")
+    export.add_argument("file", nargs="?", default="-", help="a file; the output if missing or -")
+    _status(export)
+
+
+def _config(commands: Any) -> None:
+    config = _command(commands, "config", "settings", "config:show")
+    _json(config)
+    actions = config.add_subparsers(metavar="action")
+    show = _action(actions, "show", "every setting (the default)", "config:show")
+    show.add_argument("section", nargs="?", default="", help="only those that begin so")
+    get = _action(actions, "get", "one value", "config:get")
+    get.add_argument("key")
+    change = _action(actions, "set", "write one value, comments kept", "config:change")
+    change.add_argument("key")
+    change.add_argument("value")
+    _action(actions, "path", "where the file is", "config:path")
+
+
+def _model(commands: Any) -> None:
+    model = _command(commands, "model", "the base model", "model:info")
+    _json(model)
+    actions = model.add_subparsers(metavar="action")
+    info = _action(actions, "info", "what it is and takes (the default)", "model:info")
+    info.add_argument("name", nargs="?", help="another than the configured one")
+    card = _action(actions, "card", "what its makers say of it", "model:card")
+    card.add_argument("name", nargs="?", help="another than the configured one")
+
+
+def _command(commands: Any, name: str, summary: str, run: str, **options: Any) -> Parser:
+    made: Parser = commands.add_parser(
+        name, help=summary, **{"description": summary.capitalize() + ".", **options}
+    )
+    made.add_argument("--config", metavar="FILE", help="another settings file")
+    made.set_defaults(run=f"shammah.cli.{run}")
+    return made
+
+
+def _action(actions: Any, name: str, summary: str, run: str) -> Parser:
+    made: Parser = actions.add_parser(name, help=summary, description=summary.capitalize() + ".")
+    # Suppressed, so that an option before the action is not overwritten by its absence after it.
+    made.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    made.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="JSON instead of text"
+    )
+    made.set_defaults(run=f"shammah.cli.{run}")
+    return made
+
+
+def _json(parser: Parser, summary: str = "JSON instead of text") -> None:
+    parser.add_argument("--json", action="store_true", help=summary)
+
+
+def _model_options(parser: Parser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="`embedded`, a folder, or a Hub name")
+    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"))
+    parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))
+
+
+def _status(parser: Parser) -> None:
+    parser.add_argument(
+        "--status",
+        choices=("buffered", "waiting", "training", "trained", "dropped", "deleted"),
+        help="only these",
+    )

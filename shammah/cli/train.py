@@ -1,0 +1,149 @@
+"""`shammah train`: queue a job, run it here, look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from shammah.assistant import Assistant, Notice
+from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
+from shammah.cli.output import coloured, emit, say, tell
+from shammah.errors import TrainingError
+from shammah.repl import wording
+from shammah.repl.text import columns, pairs
+from shammah.repl.toolbar import training_progress
+
+if TYPE_CHECKING:
+    from shammah.learning.queue import Job
+    from shammah.learning.supervisor import Trainer
+
+LOOK_SECONDS = 0.2
+
+
+def now(options: Namespace) -> int:
+    if options.wait:
+        return asyncio.run(_run_here(options, resume=False))
+    with open_workspace(options) as workspace:
+        job = workspace.queue.enqueue(workspace.settings, reason="now")
+    return _report(options, job, "The next chat runs it, or `shammah train now --wait`.")
+
+
+def resume(options: Namespace) -> int:
+    if options.wait:
+        return asyncio.run(_run_here(options, resume=True))
+    with open_workspace(options) as workspace:
+        job = workspace.queue.resumable()
+        if job is None:
+            raise TrainingError("No training job was interrupted.")
+        job = workspace.queue.requeue(job.id)
+    return _report(options, job, "The next chat runs it, or `shammah train now --wait`.")
+
+
+def status(options: Namespace) -> int:
+    from shammah.learning.status import TrainingStatus, status_from, status_of_folder
+
+    with open_workspace(options) as workspace:
+        job = workspace.queue.current()
+        state = workspace.feedback.state()
+        if job is None:
+            running = TrainingStatus()
+        elif job.status == "running":
+            running = status_of_folder(job.folder, job=job.id, examples=job.examples)
+        else:
+            running = status_from("queued", job=job.id, examples=job.examples, progress=None)
+    if options.json:
+        emit({**asdict(running), "buffer": {"count": state.count, "weight": state.weight}})
+        return 0
+    if running.active:
+        say(pairs(wording.training(running), coloured=coloured()))
+    else:
+        say("No training job is queued or running.")
+    say(wording.buffer(state))
+    return 0
+
+
+def queue(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        jobs = workspace.queue.list()
+    if options.json:
+        emit(jobs)
+    elif jobs:
+        say(wording.jobs_table(jobs, coloured=coloured()))
+    else:
+        tell("No training job has been queued yet.")
+    return 0
+
+
+def cancel(options: Namespace) -> int:
+    return asyncio.run(_cancel(options))
+
+
+async def _cancel(options: Namespace) -> int:
+    assistant = _assistant(options)
+    try:
+        job = await (await assistant.trainer()).cancel()
+    finally:
+        await assistant.close()
+    return _report(options, job, "Its lessons are in the buffer.")
+
+
+async def _run_here(options: Namespace, *, resume: bool) -> int:
+    assistant = _assistant(options)
+    try:
+        trainer = await assistant.trainer()
+        if resume:
+            held = await asyncio.to_thread(trainer.queue.resumable)
+            if held is None:
+                raise TrainingError("No training job was interrupted.")
+            job = await trainer.resume(held.id)
+        else:
+            job = await trainer.request("now", join=True)
+        job = await _watch(trainer, job)
+    finally:
+        await assistant.close()
+    if options.json:
+        emit(job)
+    elif job.status == "done":
+        say(wording.job_done(job))
+    if job.status != "done":
+        raise TrainingError(wording.job_done(job))
+    return 0
+
+
+async def _watch(trainer: Trainer, job: Job) -> Job:
+    """Wait for a job's end, with its progress on one line where stderr is a terminal."""
+    waiting = asyncio.create_task(trainer.wait(job.id))
+    live = sys.stderr.isatty()
+    while not waiting.done():
+        if live:
+            line = training_progress(trainer.status())[: columns() - 1]
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        await asyncio.wait([waiting], timeout=LOOK_SECONDS)
+    if live:
+        sys.stderr.write("\r\x1b[K")
+    return await waiting
+
+
+def _assistant(options: Namespace) -> Assistant:
+    paths = paths_of(options)
+    start_log(paths)
+    return Assistant(settings_of(paths), paths, train=False, on_notice=_notice)
+
+
+def _notice(notice: Notice) -> None:
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+    sys.stderr.write(clear)
+    tell(notice.text)
+
+
+def _report(options: Namespace, job: Job, remark: str) -> int:
+    if options.json:
+        emit(job)
+    else:
+        say(wording.queued(job))
+        tell(remark)
+    return 0
