@@ -1,0 +1,1 @@
+"""The terminal conversation: input, slash commands, streaming view, status bar."""

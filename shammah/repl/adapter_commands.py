@@ -1,0 +1,112 @@
+"""`/adapters`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from shammah.errors import UsageError
+from shammah.repl import wording
+from shammah.repl.registry import Chat, choose, words_of
+
+
+async def adapters(chat: Chat, argument: str) -> None:
+    word, rest = choose("/adapters", argument, tuple(SUBCOMMANDS), "list")
+    await SUBCOMMANDS[word](chat, words_of(rest))
+
+
+async def _list(chat: Chat, words: Sequence[str]) -> None:
+    workspace = await chat.assistant.workspace()
+    rows = await asyncio.to_thread(workspace.adapters)
+    if not rows:
+        chat.say("No adapters yet: the first one comes with the first training job.")
+        return
+    chat.say(wording.adapters_table(rows, coloured=chat.screen.coloured))
+
+
+async def _load(chat: Chat, words: Sequence[str]) -> None:
+    (name,) = _exactly(words, "load NAME")
+    chat.say(f"{await chat.assistant.adapter_load(name)} answers from now on.")
+
+
+async def _unload(chat: Chat, words: Sequence[str]) -> None:
+    _exactly(words, "unload")
+    await chat.assistant.adapter_load(None)
+    chat.say("The base model answers from now on, without an adapter.")
+
+
+async def _rollback(chat: Chat, words: Sequence[str]) -> None:
+    _exactly(words, "rollback")
+    name = await chat.assistant.adapter_rollback()
+    chat.say(f"{name or 'The base model'} answers again.")
+
+
+async def _show(chat: Chat, words: Sequence[str]) -> None:
+    name = words[0] if words else chat.assistant.status.adapter
+    if name is None:
+        raise UsageError("No adapter is active.", hint="Write /adapters show NAME.")
+    workspace = await chat.assistant.workspace()
+    adapter = await asyncio.to_thread(workspace.library.get, name)
+    chat.say(wording.adapter_details(adapter, coloured=chat.screen.coloured))
+
+
+async def _rename(chat: Chat, words: Sequence[str]) -> None:
+    old, new = _exactly(words, "rename OLD NEW")
+    adapter = await chat.assistant.adapter_rename(old, new)
+    chat.say(f"{old} is now {adapter.name}.")
+
+
+async def _delete(chat: Chat, words: Sequence[str]) -> None:
+    (name,) = _exactly(words, "delete NAME")
+    workspace = await chat.assistant.workspace()
+    await asyncio.to_thread(workspace.library.delete, name)
+    chat.say(f"{name} is deleted.")
+
+
+async def _export(chat: Chat, words: Sequence[str]) -> None:
+    with_lessons = "--with-lessons" in words
+    name, folder = _exactly(
+        [word for word in words if word != "--with-lessons"],
+        "export NAME FOLDER [--with-lessons]",
+    )
+    workspace = await chat.assistant.workspace()
+
+    def work() -> Path:
+        from shammah.adapters.peft_format import export_peft
+
+        adapter = workspace.library.get(name)
+        return export_peft(adapter, Path(folder).expanduser(), with_lessons=with_lessons)
+
+    chat.say(f"Exported to {await asyncio.to_thread(work)}")
+
+
+async def _import(chat: Chat, words: Sequence[str]) -> None:
+    (folder,) = _exactly(words, "import FOLDER")
+    adapter = await chat.assistant.adapter_import(await asyncio.to_thread(Path(folder).expanduser))
+    chat.say(f"Imported as {adapter.name}; /adapters load {adapter.name} makes it answer.")
+
+
+SUBCOMMANDS: dict[str, Callable[[Chat, Sequence[str]], Awaitable[None]]] = {
+    "list": _list,
+    "load": _load,
+    "unload": _unload,
+    "show": _show,
+    "rename": _rename,
+    "delete": _delete,
+    "rollback": _rollback,
+    "export": _export,
+    "import": _import,
+}
+
+
+def _exactly(words: Sequence[str], usage: str) -> Sequence[str]:
+    """The words, if there are as many as the usage line names.
+
+    Raises:
+        UsageError: there are more or fewer.
+    """
+    wanted = sum(part.isupper() and part[0] not in "[-" for part in usage.split())
+    if len(words) != wanted:
+        raise UsageError(f"Write /adapters {usage}")
+    return words

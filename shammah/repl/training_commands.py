@@ -1,0 +1,40 @@
+"""`/train`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shammah.errors import TrainingError
+from shammah.repl import text, wording
+from shammah.repl.registry import Chat, choose
+
+SUBCOMMANDS = ("status", "now", "cancel", "queue", "resume")
+
+
+async def train(chat: Chat, argument: str) -> None:
+    word, _ = choose("/train", argument, SUBCOMMANDS, "status")
+    workspace = await chat.assistant.workspace()
+    if word == "status":
+        status = chat.assistant.status.training
+        if status is None or not status.active:
+            chat.say("No training job is running.")
+        else:
+            chat.say(text.pairs(wording.training(status), coloured=chat.screen.coloured))
+        chat.say(wording.buffer(await asyncio.to_thread(workspace.feedback.state)))
+    elif word == "queue":
+        jobs = await asyncio.to_thread(workspace.queue.list)
+        if jobs:
+            chat.say(wording.jobs_table(jobs, coloured=chat.screen.coloured))
+        else:
+            chat.say("No training job has been queued yet.")
+    elif word == "now":
+        chat.say(wording.queued(await chat.assistant.train_now()))
+    elif word == "resume":
+        held = await asyncio.to_thread(workspace.queue.resumable)
+        if held is None:
+            raise TrainingError("No training job was interrupted.")
+        job = await (await chat.assistant.trainer()).resume(held.id)
+        chat.say(f"Training job {job.id} goes on.")
+    else:
+        job = await (await chat.assistant.trainer()).cancel()
+        chat.say(f"Training job {job.id} is {job.status}.")
