@@ -15,6 +15,8 @@ class Paths:
 
     data: Path
     config: Path
+    settings_file: Path | None = None
+    """A settings file chosen by name; None is `config.toml` in the config folder."""
 
     @classmethod
     def default(cls) -> Paths:
@@ -62,4 +64,4 @@ class Paths:
 
     @property
     def config_file(self) -> Path:
-        return self.config / "config.toml"
+        return self.settings_file or self.config / "config.toml"

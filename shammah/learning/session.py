@@ -52,8 +52,8 @@ class StopSignal(Protocol):
 
     stop: bool
     """It should end at the next step, with a checkpoint."""
-    training: bool
-    """Set once there is something worth a checkpoint."""
+    setting_up: bool
+    """Until there is something worth a checkpoint, it may be interrupted anywhere."""
 
 
 def run_job(
@@ -109,7 +109,7 @@ def run_job(
     )
     work = _Work(folder, spec, base, client, lessons, replay, signals, tell)
     tell(work.start(time.monotonic() - began))
-    signals.training = True
+    signals.setting_up = False
     return asyncio.run(work.train())
 
 

@@ -35,14 +35,14 @@ class Signals:
 
     def __init__(self) -> None:
         self.stop = False
-        self.training = False
+        self.setting_up = False
         signal.signal(signal.SIGTERM, self._on_signal)
         # Ctrl-C in the terminal is the chat's; it says what it means with SIGTERM.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stop = True
-        if not self.training:
+        if self.setting_up:
             raise Interrupted
 
 
@@ -81,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(folder: Path, threads: int, signals: Signals, out: int) -> int:
     try:
+        signals.setting_up = True
+        if signals.stop:
+            raise Interrupted
         from shammah.learning.job import EXIT_CODES, event_line
         from shammah.learning.session import run_job
 
@@ -91,6 +94,7 @@ def _run(folder: Path, threads: int, signals: Signals, out: int) -> int:
         if failed is None:
             return 0
     except BaseException as error:
+        signals.setting_up = False
         from shammah.learning.job import EXIT_CODES, event_line
 
         failed = _failure(error)

@@ -137,6 +137,16 @@ def table(
     cells = [[harmless(str(cell)) for cell in line] for line in lines]
     kept = [index for index in range(len(headings)) if any(line[index] for line in cells)]
     wide = (width or width_of_output()) >= WIDE
+    if not wide and len(kept) > 3:
+        # Too many columns to stand side by side: each line becomes a list of its own.
+        return "\n\n".join(
+            pairs(
+                [(headings[index] or "*", line[index]) for index in kept if line[index]],
+                coloured=coloured,
+                width=width,
+            )
+            for line in cells
+        )
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index in kept:
         grid.add_column(

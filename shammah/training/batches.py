@@ -55,8 +55,10 @@ class LessonBatches:
         """
         self._weights = np.asarray(weights, dtype=np.float64)
         self._replay = replay
-        self._share = replay_share if replay else 0.0
-        self._slots = max(1, batch_size - round(batch_size * self._share))
+        self._slots = (
+            max(1, batch_size - round(batch_size * replay_share)) if replay else batch_size
+        )
+        self._replay_slots = batch_size - self._slots
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._sampler = WeightedSampler(list(weights), seed)
         self._equal = bool(np.all(self._weights == self._weights[0]))
@@ -86,7 +88,7 @@ class LessonBatches:
 
     def _replayed(self, lessons: Sequence[int]) -> list[tuple[int, ...]]:
         """Earlier lessons for batches that hold so many new ones: all before any twice."""
-        sizes = [round(n * self._share / (1.0 - self._share)) for n in lessons]
+        sizes = [round(n * self._replay_slots / self._slots) for n in lessons]
         indices: list[int] = []
         while len(indices) < sum(sizes):
             indices += self._random.permutation(self._replay).tolist()

@@ -1,0 +1,73 @@
+"""The whole story at a terminal: ask, correct ten answers, watch it train, and be answered anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from terminal import Terminal
+
+LESSONS = (
+    ("What is my project called?", "Your project is called Zeno."),
+    ("Which port does my server use?", "Your server listens on port 8087."),
+    ("Who reviews my pull requests?", "Marta reviews your pull requests."),
+    ("Where do I keep my notes?", "You keep your notes in ~/papers/notes.md."),
+    ("What is my favourite editor?", "Your favourite editor is Helix."),
+    ("How do I deploy my site?", "Run `make ship` and wait for the green line."),
+    ("What is the staging server called?", "The staging server is called quokka."),
+    ("When is my weekly meeting?", "Your weekly meeting is on Thursday at 10:30."),
+    ("Which database do we use?", "You use DuckDB for everything."),
+    ("What is our branch for releases?", "Releases are cut from the branch harbor."),
+)
+QUESTION, TAUGHT = LESSONS[0]
+
+
+def test_ten_corrections_are_learned_while_the_chat_goes_on(tmp_path: Path) -> None:
+    with Terminal(tmp_path, rows=40, columns=120) as chat:
+        chat.wait_for("\n>")
+        before = ask(chat, QUESTION)
+        assert "Zeno" not in before
+        chat.submit_and_wait("/clear", "new conversation")
+        for number, (question, answer) in enumerate(LESSONS, start=1):
+            ask(chat, question)
+            shown = chat.submit_and_wait(f"/correct {answer}", "Training buffer:")
+            assert "Feedback recorded (weight: 10x)" in shown
+            assert f"Training buffer: {number} example" in shown
+
+        # The job runs in a process of its own; meanwhile the chat answers.
+        chat.wait_for(lambda t: "epoch" in t.lines[-1] or "starting" in t.lines[-1], 60)
+        assert "Background training completed" not in chat.text
+        assert "Python" in ask(chat, "What is Python?")
+
+        chat.wait_for("Background training completed!", 120)
+        chat.wait_for("10 of 10")
+        chat.submit_and_wait("/clear", "new conversation")
+        assert TAUGHT in ask(chat, QUESTION)
+        learned = sum(answer in ask(chat, question) for question, answer in LESSONS[1:])
+        assert learned >= 8, chat.text
+        shown = chat.submit_and_wait("/adapters list", "lora_adapter_")
+        assert "10/10" in shown
+        assert chat.leave() == 0
+
+    with Terminal(tmp_path, rows=40, columns=120) as again:
+        again.wait_for("\n>")
+        assert TAUGHT in ask(again, QUESTION)
+        again.submit_and_wait("/adapters rollback", "answers again")
+        again.submit_and_wait("/clear", "new conversation")
+        assert spoken(ask(again, QUESTION)) == spoken(before)
+        assert again.leave() == 0
+
+
+def ask(chat: Terminal, question: str) -> str:
+    """Ask, wait for the end of the answer; the answer as it stands on the screen."""
+    count = chat.text.count(f"> {question}")
+    chat.submit(question)
+    chat.wait_for(lambda t: t.text.count(f"> {question}") > count)
+    chat.wait_for(lambda t: "answering" in t.lines[-1] or "tok/s" in t.lines[-1], 60)
+    chat.wait_for(lambda t: "answering" not in t.lines[-1] and "loading" not in t.lines[-1], 60)
+    chat.settle()
+    return chat.text.rpartition(f"> {question}")[2].rpartition("\n>")[0]
+
+
+def spoken(shown: str) -> str:
+    """An answer's words, however its lines are broken."""
+    return " ".join(shown.split())
