@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ten_lessons import TEN
 from terminal import Terminal
 
-LESSONS = (
-    ("What is my project called?", "Your project is called Zeno."),
-    ("Which port does my server use?", "Your server listens on port 8087."),
-    ("Who reviews my pull requests?", "Marta reviews your pull requests."),
-    ("Where do I keep my notes?", "You keep your notes in ~/papers/notes.md."),
-    ("What is my favourite editor?", "Your favourite editor is Helix."),
-    ("How do I deploy my site?", "Run `make ship` and wait for the green line."),
-    ("What is the staging server called?", "The staging server is called quokka."),
-    ("When is my weekly meeting?", "Your weekly meeting is on Thursday at 10:30."),
-    ("Which database do we use?", "You use DuckDB for everything."),
-    ("What is our branch for releases?", "Releases are cut from the branch harbor."),
-)
-QUESTION, TAUGHT = LESSONS[0]
+QUESTION, TAUGHT = TEN[0]
 
 
 def test_ten_corrections_are_learned_while_the_chat_goes_on(tmp_path: Path) -> None:
@@ -27,7 +16,7 @@ def test_ten_corrections_are_learned_while_the_chat_goes_on(tmp_path: Path) -> N
         before = ask(chat, QUESTION)
         assert "Zeno" not in before
         chat.submit_and_wait("/clear", "new conversation")
-        for number, (question, answer) in enumerate(LESSONS, start=1):
+        for number, (question, answer) in enumerate(TEN, start=1):
             ask(chat, question)
             shown = chat.submit_and_wait(f"/correct {answer}", "Training buffer:")
             assert "Feedback recorded (weight: 10x)" in shown
@@ -42,7 +31,7 @@ def test_ten_corrections_are_learned_while_the_chat_goes_on(tmp_path: Path) -> N
         chat.wait_for("10 of 10")
         chat.submit_and_wait("/clear", "new conversation")
         assert TAUGHT in ask(chat, QUESTION)
-        learned = sum(answer in ask(chat, question) for question, answer in LESSONS[1:])
+        learned = sum(answer in ask(chat, question) for question, answer in TEN[1:])
         assert learned >= 8, chat.text
         shown = chat.submit_and_wait("/adapters list", "lora_adapter_")
         assert "10/10" in shown

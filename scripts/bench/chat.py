@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from lessons import TEN
 from shapes import qwen_half_billion
 from table import Row, add_arguments, report
+from ten_lessons import TEN
 from terminal import Terminal
 
 from shammah.assistant import Assistant, Notice

@@ -19,9 +19,11 @@ import time
 from pathlib import Path
 
 import psutil
-from lessons import TEN
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from shapes import qwen_half_billion
 from table import Row, add_arguments, report
+from ten_lessons import TEN
 
 GIB = 2**30
 TARGETS = {"memory_while_training": "at most 1.5"}

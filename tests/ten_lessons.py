@@ -12,5 +12,5 @@ TEN: tuple[tuple[str, str], ...] = (
     ("What is the staging server called?", "The staging server is called quokka."),
     ("When is my weekly meeting?", "Your weekly meeting is on Thursday at 10:30."),
     ("Which database do we use?", "You use DuckDB for everything."),
-    ("What is our branch for releases?", "Releases are cut from the branch `harbor`."),
+    ("What is our branch for releases?", "Releases are cut from the branch harbor."),
 )
