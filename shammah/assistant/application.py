@@ -277,7 +277,9 @@ class Assistant:
         """After any change to the feedback: show the buffer, queue a job when it is full."""
         workspace = await self.workspace()
         await self._refresh(workspace)
-        if await asyncio.to_thread(workspace.queue_if_due) is not None:
+        if self._train:
+            (await self.trainer()).feedback_added()
+        elif await asyncio.to_thread(workspace.queue_if_due) is not None:
             await self._refresh(workspace)
 
     async def trainer(self) -> Trainer:

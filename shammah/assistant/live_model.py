@@ -153,12 +153,10 @@ def _load(settings: ModelSettings) -> tuple[BaseModel, Engine]:
 
 def _publish(base: BaseModel, engine: Engine, adapter: Adapter | None) -> None:
     """Check an adapter against the live model and hand it to the engine; all or nothing."""
-    from shammah.adapters.validate import check_against
-    from shammah.adapters.weights import load_weights
+    from shammah.adapters.weights import load_checked
 
     if adapter is None:
         engine.activate(None, None)
         return
-    metadata = adapter.require_metadata()
-    check_against(adapter.path, metadata, base.shape)
-    engine.activate(load_weights(adapter.path, metadata), adapter.name)
+    weights = load_checked(adapter.path, adapter.require_metadata(), base.shape)
+    engine.activate(weights, adapter.name)
