@@ -112,9 +112,10 @@ class Terminal:
                 raise AssertionError(f"{wanted!r} did not appear:\n{self.text}")
         return time.monotonic() - self.started
 
-    def settle(self, seconds: float = 0.3) -> None:
-        """Read until nothing has come for a while."""
-        while self._read(seconds, still=True):
+    def settle(self, seconds: float = 0.3, at_most: float = 1.5) -> None:
+        """Read until nothing has come for a while; a toolbar that moves never stops."""
+        end = time.monotonic() + at_most
+        while self._read(seconds, still=True) and time.monotonic() < end:
             pass
 
     def submit_and_wait(self, line: str, wanted: str, seconds: float = 30.0) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -25,11 +27,14 @@ from terminal import (
     Terminal,
 )  # fmt: skip
 
+from shammah.assistant.workspace import Workspace
+from shammah.messages import user
 from shammah.paths import Paths
 from shammah.repl.commands import COMMANDS
 from shammah.repl.completion import CommandCompleter
 from shammah.repl.markdown import MarkdownBlocks, parser, render_markdown
 from shammah.repl.text import harmless
+from shammah.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +138,50 @@ def test_settings_are_written_with_their_comments(chat: Terminal, home: Path) ->
     assert "feedback.threshold" in chat.submit_and_wait("/config set feedback.threshhold 1", "Did")
 
 
+def test_the_conversation_can_be_steered_and_kept(chat: Terminal, tmp_path: Path) -> None:
+    assert "No system message" in chat.submit_and_wait("/system", "No system message")
+    assert "is set" in chat.submit_and_wait("/system Be brief.", "is set")
+    assert "Be brief." in chat.submit_and_wait("/system", "System message:")
+    assert "gone" in chat.submit_and_wait("/system none", "gone")
+    assert chat.ask("What is your name?")
+    assert chat.ask("/retry")
+    saved = tmp_path / "talk.json"
+    chat.submit_and_wait(f"/save {saved}", "Saved to")
+    assert json.loads(saved.read_text())["messages"][-1]["role"] == "assistant"
+    assert "already" in chat.submit_and_wait(f"/save {saved}", "Give another name")
+    assert "What is your name?" in chat.submit_and_wait("/history 2", "answer")
+    chat.submit_and_wait("/clear", "A new conversation")
+    assert "nothing to save" in chat.submit_and_wait("/save", "nothing to save")
+    assert "There is no answer" in chat.submit_and_wait("/retry", "There is no answer")
+    assert "last answer" in chat.submit_and_wait("/stats", "tokens/s")
+    assert "Qwen2ForCausalLM" in chat.submit_and_wait("/model", "fingerprint")
+    assert "No adapters yet" in chat.submit_and_wait("/adapters", "No adapters yet")
+    assert "No training job" in chat.submit_and_wait("/train", "Training buffer:")
+    assert "undo" in chat.submit_and_wait("/help feedback", "delete N")
+
+
 def test_tab_completes(chat: Terminal) -> None:
     chat.type("/conf" + TAB + "g" + TAB + "lora.ra" + TAB)
     chat.wait_for("/config get lora.rank")
     chat.type(ENTER)
     chat.wait_for("lora.rank = 16")
     chat.settle()
+
+
+def test_corrections_are_edited_in_the_editor_of_the_user(tmp_path: Path) -> None:
+    paths = Paths(tmp_path, tmp_path)
+    workspace = Workspace(Settings(), paths)
+    workspace.feedback.add((user("Who?"),), "An answer", "good", None, None, None, "embedded")
+    workspace.close()
+    editor = tmp_path / "editor.py"
+    editor.write_text("import sys; input('edit? '); open(sys.argv[1], 'a').write(' and more')")
+    with Terminal(tmp_path, environment={"VISUAL": f"{sys.executable} {editor}"}) as terminal:
+        terminal.wait_for("\n>")
+        terminal.submit("/feedback edit 1")
+        terminal.wait_for("edit?")
+        terminal.type(ENTER)
+        terminal.wait_for("Correction: An answer and more")
+        assert terminal.leave() == 0
 
 
 def test_history_keeps_entries_of_several_lines_across_restarts(tmp_path: Path) -> None:

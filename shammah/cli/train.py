@@ -102,6 +102,9 @@ async def _run_here(options: Namespace, *, resume: bool) -> int:
         else:
             job = await trainer.request("now", join=True)
         job = await _watch(trainer, job)
+    except asyncio.CancelledError:
+        tell("Interrupted. `shammah train resume --wait` goes on, and so does the next chat.")
+        raise
     finally:
         await assistant.close()
     if options.json:

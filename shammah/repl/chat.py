@@ -108,7 +108,8 @@ async def _on_terminal(
             await session.start()
             for line in early:
                 session.submit(line)
-            with contextlib.suppress(EOFError):
+            # OSError: the terminal itself has gone.
+            with contextlib.suppress(EOFError, OSError):
                 await prompting
         finally:
             leave()

@@ -33,13 +33,13 @@ async def correct(chat: Chat, argument: str) -> None:
         raise FeedbackError("There is no answer to correct yet.", hint="Ask something first.")
     correction = argument
     if not correction:
-        earlier = (await _store(chat)).of_exchange(exchange.id)
+        store = await _store(chat)
+        earlier = await asyncio.to_thread(store.of_exchange, exchange.id)
         start = (earlier.correction if earlier else None) or exchange.response
         correction = await _edited(chat, start) or ""
         if not correction:
             return
         # A new answer may have come while the editor was open: the correction is for the old one.
-        store = await _store(chat)
         done = await asyncio.to_thread(store.rate, exchange.id, None, None, correction)
         await chat.assistant.feedback_changed()
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from shammah.errors import UsageError
@@ -47,14 +48,15 @@ async def config(chat: Chat, argument: str) -> None:
             raise UsageError("/config get takes a setting.", hint="Such as lora.rank.")
         chat.say(f"{rest} = {value_text(settings.get(rest))}")
     else:
-        key, _, value = rest.replace("=", " ", 1).partition(" ") if "=" in rest.split(" ")[0] else (
-            rest.partition(" ")
-        )  # fmt: skip
-        if not key or not value.strip():
+        # `lora.rank 8` and `lora.rank = 8` both come naturally.
+        key, value = [*re.split(r"\s*=\s*|\s+", rest, maxsplit=1), ""][:2]
+        if not key or not value:
             raise UsageError(
                 "/config set takes a setting and a value.", hint="Such as /config set lora.rank 8."
             )
-        stored, remark = await chat.assistant.set_setting(key, value.strip())
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        stored, remark = await chat.assistant.set_setting(key, value)
         chat.say(f"{key} = {value_text(stored)}. {remark}")
 
 

@@ -37,7 +37,10 @@ def columns() -> int:
 
 def cell(fixed: int, cells: int) -> int:
     """How wide each of so many long cells may be beside `fixed` columns of others."""
-    return max(12, (width_of_output() - fixed) // cells)
+    width = width_of_output()
+    if width < WIDE:  # The cells stand below each other there.
+        return max(12, width - 20)
+    return max(12, (width - fixed) // cells)
 
 
 def width_of_output() -> int:

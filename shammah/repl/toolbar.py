@@ -55,7 +55,7 @@ def training_progress(training: TrainingStatus | None) -> str:
     """`training epoch 3/30 step 12 loss 0.412 8 s left`, or nothing where no job runs."""
     if training is None or training.state == "idle":
         return ""
-    parts: list[str] = [training.state]
+    parts = ["training" if training.state == "running" else f"training {training.state}"]
     if training.epochs:
         parts.append(f"epoch {training.epoch}/{training.epochs}")
     if training.steps:

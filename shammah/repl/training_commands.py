@@ -36,5 +36,8 @@ async def train(chat: Chat, argument: str) -> None:
         job = await (await chat.assistant.trainer()).resume(held.id)
         chat.say(f"Training job {job.id} goes on.")
     else:
-        job = await (await chat.assistant.trainer()).cancel()
-        chat.say(f"Training job {job.id} is {job.status}.")
+        trainer = await chat.assistant.trainer()
+        ran_here = trainer.busy
+        job = await trainer.cancel()
+        if not ran_here:  # The trainer says so itself of a job it ran.
+            chat.say(f"Training job {job.id} is {job.status}.")

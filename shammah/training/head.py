@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from shammah.training.packing import bucket
 
-CHUNK_BYTES = 32 << 20
-"""Size of the logits buffer: 110 positions at a vocabulary of 150 thousand in bf16."""
+CHUNK_BYTES = 24 << 20
+"""Size of the logits buffer: 80 positions at a vocabulary of 150 thousand in bf16."""
 
 
 def target_logprobs(

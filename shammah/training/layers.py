@@ -24,14 +24,15 @@ Forward = Callable[..., torch.Tensor]
 class Installed:
     """Which modules were given another forward.
 
-    `dropout_on` switches the adapters' dropout; `keep_inner` says whether feed-forward blocks keep
-    what is widest in them for the backward pass; `workspace` is where they keep it.
+    `dropout_on` switches the adapters' dropout; `keeping` says how many of the feed-forward blocks
+    keep what is widest in them for the backward pass; `workspace` is where they keep it.
     """
 
     modules: list[torch.nn.Module] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
     dropout_on: bool = False
-    keep_inner: bool = True
+    keeping: int = 1 << 30
+    blocks: int = 0
     workspace: Workspace = field(default_factory=Workspace)
 
     def replace(self, kind: str, module: torch.nn.Module, forward: Forward) -> None:
@@ -112,7 +113,9 @@ def _swiglu_forward(module: Any, installed: Installed) -> Forward:
         return _frozen(layer), None
 
     block = Gate(part(module.gate_proj), part(module.up_proj), part(module.down_proj))
-    return lambda x: swiglu(x, block, installed.workspace, keep=installed.keep_inner)
+    number = installed.blocks
+    installed.blocks += 1
+    return lambda x: swiglu(x, block, installed.workspace, keep=number < installed.keeping)
 
 
 def _eps(module: Any) -> float:

@@ -29,6 +29,7 @@ from shammah.ports.training_client import (
 )
 from shammah.settings import LoraSettings, TrainingSettings
 from shammah.training import losses
+from shammah.training.allocator import limit_kernels, release_memory
 from shammah.training.body import Body, Targets
 from shammah.training.layers import install
 from shammah.training.lora import attach_lora, linear_modules
@@ -70,6 +71,7 @@ class LocalTrainingClient:
             AdapterInvalidError: the parent does not fit the model.
         """
         self.base = base
+        limit_kernels()
         fitting = tokens_for(base.model)
         self.lora = attach_lora(
             base.model, lora, parent, parent_scaling=parent_scaling, seed=training.seed
@@ -109,6 +111,7 @@ class LocalTrainingClient:
         """See `TrainingClient.optim_step`."""
         weight, self._weight = self._weight, 0.0
         norm = self._optimizer.step(weight, params)
+        release_memory()
         self._window_random = self._random
         return OptimStepOutput(self._optimizer.steps, norm)
 
@@ -177,10 +180,10 @@ class LocalTrainingClient:
         loss = weight = 0.0
         for members in pack(lengths, self.micro_batch_tokens):
             self.layers.workspace.reset()
-            # An example that is longer than the budget would take more memory than it stands for.
-            self.layers.keep_inner = (
-                sum(lengths[index] for index in members) <= self.micro_batch_tokens
-            )
+            # An example that is longer than the budget would take more memory than it stands for:
+            # as many blocks keep their inner part as fit, the others compute it twice.
+            tokens = sum(lengths[index] for index in members)
+            self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // tokens
             targets = self.body.targets([datums[index] for index in members])
             part = loss_of(targets.logprobs, {"weights": targets.weights})
             value = float(part.detach())

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 32 << 20
 _ALIGNMENT = 64
 
 
