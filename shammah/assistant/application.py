@@ -38,8 +38,8 @@ log = logging.getLogger("shammah")
 
 WATCH_SECONDS = 0.5
 """How often another process's changes (feedback, adapters) are looked for."""
-RETRY_TEMPERATURE = 0.8
-"""A second try at temperature 0 would say the same again."""
+RETRY_TEMPERATURE, RETRY_TOP_P = 0.7, 0.9
+"""A second try at temperature 0 would say the same again; unlikely words stay out of it."""
 
 
 class Assistant:
@@ -223,8 +223,12 @@ class Assistant:
         params = from_settings(self.settings.generation)
         if not again:
             return params
-        temperature = max(params.temperature, RETRY_TEMPERATURE)
-        return replace(params, temperature=temperature, seed=secrets.randbelow(2**31))
+        return replace(
+            params,
+            temperature=max(params.temperature, RETRY_TEMPERATURE),
+            top_p=min(params.top_p, RETRY_TOP_P),
+            seed=secrets.randbelow(2**31),
+        )
 
     async def _fit(self, asked: Conversation, params: GenerationParams) -> Conversation:
         """The conversation without its oldest turns, where it is longer than the context."""
