@@ -34,6 +34,7 @@ from shammah.renderers.registry import renderer_for
 from shammah.settings import GenerationSettings, ModelSettings
 
 GREEDY = GenerationParams(max_tokens=24)
+WHOLE = GenerationParams(max_tokens=200)
 
 
 @pytest.fixture
@@ -377,8 +378,8 @@ async def collect(engine: Engine, conversation: Conversation, params: Generation
 
 async def test_streams_give_what_generate_gives_one_after_another(embedded: Engine) -> None:
     questions = [(user(text),) for text in ("Hello!", "Who are you?", "Thanks!")]
-    streamed = await asyncio.gather(*(collect(embedded, each, GREEDY) for each in questions))
-    assert [a.text for a in streamed] == [embedded.generate(q, GREEDY).text for q in questions]
+    streamed = await asyncio.gather(*(collect(embedded, each, WHOLE) for each in questions))
+    assert [a.text for a in streamed] == [embedded.generate(q, WHOLE).text for q in questions]
     answer = streamed[0]
     assert answer.stop_reason == "end"
     assert not answer.cut
