@@ -25,7 +25,7 @@ def test_ten_corrections_are_learned_while_the_chat_goes_on(tmp_path: Path) -> N
         # The job runs in a process of its own; meanwhile the chat answers.
         chat.wait_for(lambda t: "epoch" in t.lines[-1] or "starting" in t.lines[-1], 60)
         assert "Background training completed" not in chat.text
-        assert "Python" in ask(chat, "What is Python?")
+        assert spoken(ask(chat, "What is Python?"))
 
         chat.wait_for("Background training completed!", 120)
         chat.wait_for("10 of 10")
