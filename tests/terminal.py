@@ -129,17 +129,23 @@ class Terminal:
     def ask(self, question: str, seconds: float = 60.0) -> str:
         """Ask a question; the answer as it stands in the scrollback."""
         count = self.text.count(f"> {question}")
+
+        def answer() -> str:
+            # Between the echo and the answer the toolbar may not say "answering" yet.
+            said = self.text.rpartition(f"> {question}\n")[2].partition("\n\n>")[0].strip()
+            return "" if said.startswith(">") else said
+
         self.submit(question)
         self.wait_for(
-            lambda terminal: (
+            lambda terminal: bool(
                 terminal.text.count(f"> {question}") > count
                 and "answering" not in terminal.lines[-1]
+                and answer()
             ),
             seconds,
         )
         self.settle()
-        answer = self.text.rpartition(f"> {question}\n")[2]
-        return answer.partition("\n\n>")[0].strip()
+        return answer()
 
     def leave(self, seconds: float = 20.0) -> int:
         """Press Ctrl-D and wait for the end; the exit code."""

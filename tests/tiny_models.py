@@ -53,6 +53,30 @@ def build(
     return folder
 
 
+def build_babbler(folder: Path) -> Path:
+    """Write a model that says letters and blanks and finds no end: its answers last."""
+    import string
+
+    import torch
+    import transformers as hf
+
+    tokenizer = byte_tokenizer()
+    settings = {"num_key_value_heads": 4, "max_position_embeddings": 200_000}
+    model = _model("phi", len(tokenizer), settings)
+    said = [*string.ascii_lowercase, "Ġ", "Ġ", "Ġ", "Ġ", "Ċ"]
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.bias.fill_(-1e4)
+        model.lm_head.bias[tokenizer.convert_tokens_to_ids(said)] = 0.0
+    model.generation_config = hf.GenerationConfig(
+        do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def engine_for(base: BaseModel) -> Engine:
     """An engine with the renderer that the program would choose."""
     from shammah.generation.engine import Engine
