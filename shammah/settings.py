@@ -101,6 +101,8 @@ class TrainingSettings(Section):
     context_turns: int = Field(1, ge=0)
     """Turns before a lesson's question that it is also learned after; the question by itself always
     is."""
+    rephrasings: int = Field(5, ge=0, le=20)
+    """Other wordings of each lesson's question, made by rules, that are learned with it."""
     warmup_steps: int = Field(3, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     beta1: float = Field(0.9, ge=0, lt=1)

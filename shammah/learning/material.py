@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from shammah.errors import ContextTooLongError, EmptyLessonError
 from shammah.learning.lessons import Lesson
-from shammah.messages import Conversation
+from shammah.learning.rephrasing import rephrasings
+from shammah.messages import Conversation, user
 from shammah.ports.training_client import Datum
 from shammah.renderers.base import Renderer
 from shammah.renderers.trim import trim_conversation
@@ -40,15 +41,21 @@ class Material:
 
 
 def material(
-    lessons: Sequence[Lesson], renderer: Renderer, *, context_turns: int, max_length: int
+    lessons: Sequence[Lesson],
+    renderer: Renderer,
+    *,
+    context_turns: int,
+    max_length: int,
+    rephrased: int = 0,
 ) -> Material:
     """Render lessons; those that cannot be learned are left out and said why.
 
     A question that came later in a conversation is learned twice, after the turns before it and
-    by itself: it may be asked again either way.
+    by itself: it may be asked again either way. By itself it is also learned in other words.
 
     Args:
         context_turns: how many turns before the question are kept.
+        rephrased: how many other wordings of the question are learned.
         max_length: tokens of an example; a longer one loses its oldest turns, never its answer.
     """
     kept: list[Lesson] = []
@@ -58,6 +65,7 @@ def material(
     problems: dict[int | None, str] = {}
     for lesson in lessons:
         prompts = _prompts(lesson.messages, context_turns)
+        prompts += [_asked(prompts[0], text) for text in rephrasings(lesson.query, rephrased)]
         try:
             examples = [
                 _datum(replace(lesson, messages=prompt), renderer, max_length) for prompt in prompts
@@ -96,6 +104,11 @@ def _prompts(messages: Conversation, context_turns: int) -> list[Conversation]:
     if context_turns == 0 or len(asked) < 2:
         return [alone]
     return [alone, (*system, *said[asked[-1 - min(context_turns, len(asked) - 1)] :])]
+
+
+def _asked(messages: Conversation, question: str) -> Conversation:
+    """A prompt with another question at its end."""
+    return (*messages[:-1], user(question))
 
 
 def _datum(lesson: Lesson, renderer: Renderer, max_length: int) -> Datum:

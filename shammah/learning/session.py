@@ -39,7 +39,7 @@ from shammah.learning.job import (
 from shammah.learning.lessons import Lesson
 from shammah.learning.material import Material, material, replayed
 from shammah.messages import user
-from shammah.models.anchors import read_anchors
+from shammah.models.anchors import read_anchors, unrelated_anchors
 from shammah.models.load import BaseModel, load_base_model
 from shammah.ports.training_client import Datum
 from shammah.renderers.registry import renderer_for
@@ -78,15 +78,16 @@ def run_job(
     renderer = renderer_for(base.tokenizer, base.stop_tokens)
     max_length = min(spec.training.max_length, base.context_length)
 
-    def rendered(lessons: Sequence[Lesson]) -> Material:
+    def rendered(lessons: Sequence[Lesson], rephrased: int = 0) -> Material:
         return material(
             lessons,
             renderer,
             context_turns=spec.training.context_turns,
             max_length=max_length,
+            rephrased=rephrased,
         )
 
-    lessons = rendered(spec.lessons)
+    lessons = rendered(spec.lessons, spec.training.rephrasings)
     if not lessons.datums:
         raise TrainingError(
             "None of the lessons can be trained on: " + "; ".join(lessons.problems.values())
@@ -95,9 +96,12 @@ def run_job(
     if spec.training.replay > 0:
         anchors = [
             Lesson(None, (user(anchor.query),), anchor.answer, 1.0)
-            for anchor in read_anchors(base.path)
+            for anchor in unrelated_anchors(
+                read_anchors(base.path), [lesson.query for lesson in spec.lessons]
+            )
         ]
-        replay = replayed(rendered(spec.replay).datums, rendered(anchors).datums)
+        earlier = rendered(spec.replay, spec.training.rephrasings)
+        replay = replayed(earlier.datums, rendered(anchors).datums)
     torch.set_num_threads(threads or base.threads)
     parent = folder / spec.parent.weights if spec.parent else None
     client = LocalTrainingClient(

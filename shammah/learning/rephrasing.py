@@ -1,0 +1,162 @@
+"""Other ways to ask the same, by rules: what a lesson taught must hold for them too.
+
+A lesson is one question, and a model that is trained on it alone answers that wording and few
+others. The rules know how English questions begin and end; of other languages they touch case and
+punctuation only. Knows text; nothing about lessons or tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import zip_longest
+
+LONGEST = 160
+"""Characters of a question at most: a longer one is a text, and its wording is its content."""
+
+# An opening, and what may stand in its place; `{}` is what follows it.
+_OPENINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        r"how (?:do|can|could|should|would) (?:i|we|you|one) ",
+        (
+            "how can i {}?",
+            "how to {}?",
+            "{}",
+            "what's the way to {}?",
+            "i want to {}, how?",
+            "how do you {}?",
+            "tell me how to {}",
+            "what is the command to {}?",
+            "how would i {}?",
+        ),
+    ),
+    (r"how to ", ("how do i {}?", "how can i {}?", "{}", "i want to {}, how?")),
+    (
+        r"(?:what is|what's|whats) ",
+        (
+            "what's {}?",
+            "tell me {}",
+            "{}?",
+            "do you know {}?",
+            "say what {} is",
+            "which is {}?",
+            "what is {} again?",
+            "{} please",
+        ),
+    ),
+    (
+        r"(?:what are) ",
+        ("tell me {}", "{}?", "which are {}?", "do you know {}?", "what are {} again?"),
+    ),
+    (
+        r"(?:who is|who's) ",
+        ("who's {}?", "tell me who {} is", "do you know who {} is?", "{}, who is that?", "{}?"),
+    ),
+    (
+        r"(?:where is|where's) ",
+        ("where's {}?", "tell me where {} is", "where can i find {}?", "{} where?", "{}?"),
+    ),
+    (
+        r"where are ",
+        ("tell me where {} are", "where can i find {}?", "{} where?", "where are {} kept?"),
+    ),
+    (
+        r"(?:when is|when's) ",
+        ("when's {}?", "tell me when {} is", "what time is {}?", "{} when?", "what day is {}?"),
+    ),
+    (r"which ", ("what {}?", "tell me which {}", "do you know which {}?", "{}?")),
+    (r"what ", ("which {}?", "tell me what {}", "do you know what {}?")),
+    (r"who ", ("tell me who {}", "do you know who {}?", "which person {}?", "{} who?")),
+    (r"where ", ("tell me where {}", "do you know where {}?", "in which place {}?")),
+    (r"when ", ("tell me when {}", "do you know when {}?", "what day {}?", "on which date {}?")),
+    (r"why ", ("tell me why {}", "explain why {}", "how come {}?", "what is the reason {}?")),
+    (r"how many ", ("what number of {}?", "tell me how many {}", "number of {}?")),
+    (r"how ", ("in what way {}?", "tell me how {}", "explain how {}")),
+    (r"(?:tell me|explain|describe) ", ("{}?", "can you tell me {}?", "please explain {}")),
+    (r"(?:can|could) you ", ("please {}", "{}", "would you {}?")),
+)
+# The verb of a question such as "which port does the server use" goes where a statement has it.
+_INVERTED = re.compile(
+    r"^(?P<what>.*?\b)(?:do|does|did) (?P<who>(?:the |my |our |your )?\w+) (?P<verb>.+)$"
+)
+_FINITE = re.compile(
+    r"^(?P<verb>is|are|was|were) (?P<who>(?:the |my |our |your )?\w+) (?P<rest>.+)$"
+)
+_WORDS: tuple[tuple[str, str], ...] = (
+    (r"\bcalled\b", "named"),
+    (r"\bmy\b", "our"),
+    (r"\bdoes (the \w+) use\b", r"is used by \1"),
+    (r"\bwhat is\b", "what's"),
+    (r"\bi\b", "we"),
+)
+_SHORT = ("{}!", "{} there", "hey, {}", "{}.", "ok, {}", "{} {}")
+
+
+def rephrasings(question: str, count: int) -> list[str]:
+    """Up to `count` other wordings of a question, the same ones each time; none equals it, whatever
+    the case and the punctuation."""
+    text = " ".join(question.split())
+    if count <= 0 or len(question) > LONGEST or "\n" in question.strip() or not _bare(text):
+        return []
+    seen, found = {_bare(text)}, []
+    for candidate in (" ".join(words.split()) for words in _candidates(text)):
+        bare = _bare(candidate)
+        if bare and bare not in seen:
+            seen.add(bare)
+            found.append(candidate)
+        if len(found) == count:
+            break
+    return found
+
+
+def _candidates(text: str) -> Iterator[str]:
+    """Other openings and other words in turn, so that few of them already differ in kind."""
+    body = text.rstrip("?!. ")
+    openings = list(_reopened(body))
+    words = [f"{changed}?" for changed in _reworded(body)]
+    for pair in zip_longest(openings, words):
+        yield from (candidate for candidate in pair if candidate)
+    if len(body.split()) <= 2:
+        yield from (frame.format(body, body.lower()) for frame in _SHORT)
+    lower = body[:1].lower() + body[1:]
+    yield from (
+        f"please, {lower}?",
+        f"hey, {lower}",
+        f"{lower} please",
+        f"quick question: {lower}?",
+    )
+
+
+def _reopened(body: str) -> Iterator[str]:
+    for opening, others in _OPENINGS:
+        match = re.match(opening, body, re.IGNORECASE)
+        if match is None:
+            continue
+        rest = body[match.end() :]
+        for other in others:
+            # "tell me which port the server uses", not "... which port does the server use".
+            told = not other.endswith("?") or other.startswith("do you know")
+            yield other.format(_stated(rest) if told else rest)
+        return
+
+
+def _stated(rest: str) -> str:
+    """The rest of a question in the order of a statement: "is my dog" -> "my dog is"."""
+    match = _FINITE.match(rest)
+    if match is not None:
+        return f"{match['who']} {match['verb']} {match['rest']}"
+    match = _INVERTED.match(rest)
+    if match is not None:
+        return f"{match['what']}{match['who']} {match['verb']}"
+    return rest
+
+
+def _reworded(body: str) -> Iterator[str]:
+    for pattern, other in _WORDS:
+        changed = re.sub(pattern, other, body, flags=re.IGNORECASE)
+        if changed != body:
+            yield changed[:1].lower() + changed[1:]
+
+
+def _bare(text: str) -> str:
+    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
