@@ -22,7 +22,8 @@ from shammah.models.device import choose_device, choose_dtype
 from shammah.models.fingerprint import fingerprint
 from shammah.models.load import BaseModel, load_base_model
 from shammah.models.source import EMBEDDED, find_model
-from shammah.settings import ModelSettings
+from shammah.settings import LoraSettings, ModelSettings
+from shammah.training.lora import trainable_parameters
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,14 @@ def test_a_loaded_model_is_frozen_and_described(folder: Path) -> None:
     assert base.shape.modules["model.layers.0.mlp.down_proj"] == (64, 32)
     assert "lm_head" not in base.shape.modules
     assert len(base.shape.modules) == 2 * 7
-    description = describe(base)
+    lora = LoraSettings(rank=4, target_modules=["q_proj", "down_proj"])
+    description = describe(base, trainable_parameters(base.model, lora))
+    assert description.trainable == 2 * 4 * ((32 + 32) + (64 + 32))
+    assert description.special_tokens["stop"] == "<|im_end|>"
+    assert (
+        description.memory["fp32"]["inference_bytes"]
+        > description.memory["bf16"]["inference_bytes"]
+    )
     assert description.parameters == sum(p.numel() for p in base.model.parameters())
     assert dict(description.rows())["architecture"] == "Qwen2ForCausalLM"
     assert json.loads(json.dumps(description.to_dict()))["fingerprint"] == base.fingerprint

@@ -395,7 +395,7 @@ class Assistant:
             ModelError: it cannot be loaded.
         """
         await self.ready()
-        return await self._live.info()
+        return await self._live.info(self.settings.lora)
 
     async def set_setting(self, key: str, text: str) -> tuple[Any, str]:
         """Change one setting in the file and, where it can be, live.

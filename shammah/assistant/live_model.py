@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shammah.assistant.views import Notice
 from shammah.errors import AdapterError, ShammahError
-from shammah.settings import ModelSettings
+from shammah.settings import LoraSettings, ModelSettings
 
 if TYPE_CHECKING:
     from shammah.adapters.library import Adapter, AdapterLibrary
@@ -125,12 +125,17 @@ class LiveModel:
         base, _ = self.require()
         return await asyncio.to_thread(import_peft, folder, base.shape, library)
 
-    async def info(self) -> ModelDescription:
-        """What the live model is."""
+    async def info(self, lora: LoraSettings) -> ModelDescription:
+        """What the live model is, and what an adapter of those settings would add."""
         from shammah.models.describe import describe
+        from shammah.training.lora import trainable_parameters
 
         base, _ = self.require()
-        return await asyncio.to_thread(describe, base)
+
+        def work() -> ModelDescription:
+            return describe(base, trainable_parameters(base.model, lora))
+
+        return await asyncio.to_thread(work)
 
     async def close(self) -> None:
         if self.engine is not None:

@@ -17,8 +17,10 @@ def info(options: Namespace) -> int:
     settings = settings_of(paths, {"model.name": getattr(options, "name", None)})
     from shammah.models.describe import describe
     from shammah.models.load import load_base_model
+    from shammah.training.lora import trainable_parameters
 
-    description = describe(load_base_model(settings.model))
+    base = load_base_model(settings.model)
+    description = describe(base, trainable_parameters(base.model, settings.lora))
     if options.json:
         emit(description.to_dict())
     else:
@@ -27,7 +29,7 @@ def info(options: Namespace) -> int:
 
 
 def card(options: Namespace) -> int:
-    """The README of the model's folder."""
+    """What the model's makers say of it: the README of its folder."""
     settings = settings_of(paths_of(options), {"model.name": getattr(options, "name", None)})
     from shammah.models.source import find_model
 

@@ -196,6 +196,17 @@ def linear_modules(model: Any) -> dict[str, bool]:
     }
 
 
+def trainable_parameters(model: Any, settings: LoraSettings) -> int:
+    """How many parameters an adapter of these settings has on a model: rank * (in + out) of each
+    layer that it is on.
+
+    Raises:
+        TrainingError: a target module does not exist in the model.
+    """
+    chosen = _targets(model, settings, linear_modules(model))
+    return sum(settings.rank * sum(model.get_submodule(path).weight.shape) for path in chosen)
+
+
 def _targets(model: Any, settings: LoraSettings, linear: dict[str, bool]) -> Iterable[str]:
     """The paths that the settings ask for."""
     wanted: str | list[str] = settings.target_modules
