@@ -22,13 +22,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-# Read when torch is loaded: a thread that waits must not take the processor from other work.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from embedded_model.anchors import write_anchors
 from embedded_model.card import write_card
 from embedded_model.corpus import load_corpus
-from embedded_model.encoding import Encoder, save_tokenizer, train_tokenizer
+from embedded_model.encoding import EncodedRow, Encoder, save_tokenizer, train_tokenizer
 from embedded_model.packing import Batch, Shape, pack
 from embedded_model.rows import RowMaker, Size
 from embedded_model.training import Progress, Recipe, load_checkpoint, train
@@ -37,14 +34,25 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "shammah" / "models" / "embedded"
 CONTEXT = 1024
 VOCABULARY = 4096
-# 2,048 tokens each: small matrices stay in the processor's cache, and many steps fit.
+# 4,096 tokens each: with fewer the optimiser's share of a step grows, with more nothing is won.
 SHAPES: dict[Size, Shape] = {
-    "short": Shape(8, 256),
-    "medium": Shape(4, 512),
-    "long": Shape(2, 1024),
+    "short": Shape(16, 256),
+    "medium": Shape(8, 512),
+    "long": Shape(4, 1024),
 }
-CYCLE: tuple[Size, ...] = ("short", "medium", "short", "short", "medium", "short", "short", "long")
+# Short ones hold the most questions; what comes late in a long one needs some of its own.
+CYCLE: tuple[Size, ...] = ("short", "short", "medium", "short", "short", "short", "long", "short")
 TOKENIZER_ROWS = 12_000
+# Read when the process begins, so it begins again with them: a thread that waits must not take the
+# processor from other work, and large blocks are kept instead of given back and zeroed every step.
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TOP_PAD_": str(256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+}
 
 
 def main() -> int:
@@ -66,7 +74,11 @@ def main() -> int:
 
     def batches(step: int, position: int) -> tuple[Batch, int]:
         size = CYCLE[step % len(CYCLE)]
-        return pack(SHAPES[size], lambda row: encoder.row(maker.row(row, size)), position)
+
+        def draw(row: int) -> EncodedRow:
+            return encoder.row(maker.row(row, size), maker.kept_tokens(row, size))
+
+        return pack(SHAPES[size], draw, position)
 
     torch.manual_seed(options.seed)
     model = new_model(encoder)
@@ -185,4 +197,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    if not os.environ.keys() >= ENVIRONMENT.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**ENVIRONMENT, **os.environ})
     raise SystemExit(main())

@@ -1,6 +1,6 @@
 """What ten lessons do: taught, asked in other words, and what else changed.
 
-    python scripts/bench/learning.py [--sets 5] [--unrelated 200] [--setting training.replay=0.3 ...]
+    python scripts/bench/learning.py [--sets 5] [--unrelated 200] [--setting training.replay=0.3]
 
 Each set of ten lessons (`data/lessons.toml`) is taught to the fresh base by a job as the program
 makes it, in this process; then the questions are answered greedily with the adapter it wrote.

@@ -23,9 +23,9 @@ LONGEST = 400
 def write_anchors(folder: Path, corpus: Corpus, seed: int) -> int:
     """Write the anchors of a finished model folder; how many there are."""
     rng = random.Random(f"{seed}/anchors")
-    known = [ask(answer, rng) for answer in rng.sample(corpus.answers, KNOWN)]
-    talk = [ask(answer, rng) for answer in rng.choices(corpus.talk, k=TALK)]
-    unknown = [ask_unknown(group, rng) for group in rng.choices(corpus.unknowns, k=UNKNOWN)]
+    known = [ask(answer, rng, corpus.wording) for answer in rng.sample(corpus.answers, KNOWN)]
+    talk = [ask(answer, rng, corpus.wording) for answer in rng.choices(corpus.talk, k=TALK)]
+    unknown = [ask_unknown(group, rng, corpus) for group in rng.choices(corpus.unknowns, k=UNKNOWN)]
     questions = list(dict.fromkeys([*known, *talk, *unknown]))
     answers = Answerer(folder).answers([(("user", question),) for question in questions])
     rows = [

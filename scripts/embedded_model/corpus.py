@@ -7,18 +7,22 @@ A topic file holds answers, grouped by the kind of question they answer (`[[howt
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from embedded_model.grammar import Grammar, GrammarError, parse
+from embedded_model.wording import Wording
 
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 KINDS = ("howto", "what", "command", "difference", "error", "capital", "fact", "talk")
 
+_WORD = re.compile(r"[a-z]{3,14}")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -36,8 +40,9 @@ class FollowUp:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """The answer rewritten after a note such as "shorter"."""
+    """The answer rewritten after a note such as "shorter"; `kind` is the group of notes."""
 
+    kind: str
     notes: tuple[Grammar, ...]
     answer: str
 
@@ -60,11 +65,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Unknowns:
-    """Questions of one sort that are outside the ground, and how that is admitted."""
+    """Questions of one sort that are outside the ground, and how that is admitted.
+
+    `framed` are outside subjects in the very templates of the known questions, so that the way of
+    asking never tells the one from the other.
+    """
 
     id: str
     answer: str
     asks: tuple[Grammar, ...]
+    framed: tuple[Grammar, ...]
     share: float
 
 
@@ -75,6 +85,9 @@ class Corpus:
     unknowns: tuple[Unknowns, ...]
     listening: ListeningWords
     revision_frames: tuple[Grammar, ...]
+    wording: Wording
+    lexicon: tuple[str, ...]
+    """Every word of some length that is in an answer or a question, in lower case, sorted."""
 
     def by_id(self) -> dict[str, Answer]:
         return {answer.id: answer for answer in (*self.answers, *self.talk)}
@@ -131,9 +144,20 @@ class _UnknownFile(_Strict):
         answer: str
         asks: tuple[str, ...]
         share: float = Field(default=1.0, gt=0)
+        say: dict[str, tuple[str, ...]] = {}
+        scope: tuple[str, ...] = ("",)
 
     lists: dict[str, tuple[str, ...]] = {}
     group: tuple[Group, ...]
+
+
+class _OutsideFile(RootModel[dict[str, tuple[str, ...]]]):
+    """More words for the lists of `unknown.toml`."""
+
+
+class _SynonymFile(_Strict):
+    groups: tuple[tuple[str, ...], ...]
+    dropped: tuple[str, ...]
 
 
 class ListeningWords(_Strict):
@@ -170,22 +194,26 @@ def load_corpus(root: Path = CORPUS) -> Corpus:
         if answer.id in seen:
             raise CorpusError(f"the id {answer.id!r} is used twice")
         seen.add(answer.id)
-    unknown = _read(root / "unknown.toml", _UnknownFile)
+    synonyms = _read(root / "synonyms.toml", _SynonymFile)
+    unknowns = _unknowns(root, templates)
     return Corpus(
         answers=tuple(answer for answer in answers if answer.kind != "talk"),
         talk=tuple(answer for answer in answers if answer.kind == "talk"),
-        unknowns=tuple(
-            Unknowns(
-                group.id,
-                group.answer.strip(),
-                tuple(_parse(_fill(ask, unknown.lists), "unknown.toml") for ask in group.asks),
-                group.share,
-            )
-            for group in unknown.group
-        ),
+        unknowns=unknowns,
         listening=_read(root / "listening.toml", ListeningWords),
         revision_frames=tuple(_parse(text, "templates") for text in templates.revision_frames),
+        wording=Wording(synonyms.groups, synonyms.dropped),
+        lexicon=_lexicon(answers, unknowns),
     )
+
+
+def _lexicon(answers: Sequence[Answer], unknowns: Sequence[Unknowns]) -> tuple[str, ...]:
+    grammars = [grammar for answer in answers for grammar in answer.asks]
+    grammars += [grammar for group in unknowns for grammar in group.asks]
+    words = {word for grammar in grammars for word in grammar.words()}
+    for answer in answers:
+        words.update(_WORD.findall(answer.text.lower()))
+    return tuple(sorted(words))
 
 
 def _topic(path: Path, templates: _TemplateFile) -> list[Answer]:
@@ -208,7 +236,11 @@ def _topic(path: Path, templates: _TemplateFile) -> list[Answer]:
                         for f in entry.follow
                     ),
                     revisions=tuple(
-                        Revision(_named(r.note, templates.note, where), r.answer.strip())
+                        Revision(
+                            r.note if isinstance(r.note, str) else "",
+                            _named(r.note, templates.note, where),
+                            r.answer.strip(),
+                        )
                         for r in entry.revise
                     ),
                     setup=entry.setup,
@@ -226,26 +258,62 @@ def _asks(
     where: str,
 ) -> list[tuple[Grammar, float]]:
     """Phrasings with weights: half of the mass on `say` in templates, half on `also`."""
-    scope = "{" + "|".join(entry.scope if entry.scope is not None else file_scope) + "}"
+    scope = _alternation(entry.scope if entry.scope is not None else file_scope)
     asks: list[tuple[Grammar, float]] = []
-    frames = templates.kinds.get(kind, ())
-    if entry.say and not frames:
-        raise CorpusError(f"{where}: the kind {kind!r} has no templates, use `also`")
     for subject in entry.say:
-        for frame in frames:
-            text = frame.replace("<scope>", scope)
-            if kind == "difference":
-                left, right = subject.split(" / ")
-                text = text.replace("<a>", left).replace("<b>", right)
-            else:
-                text = text.replace("<subject>", subject)
-            asks.append((_parse(text, where), 1.0 / (len(entry.say) * len(frames))))
+        framed = _framed(kind, subject, scope, templates, where)
+        asks += [(grammar, 1.0 / (len(entry.say) * len(framed))) for grammar in framed]
     share = 0.6 if entry.say else 1.0
     for text in entry.also:
         asks.append((_parse(text.replace("<scope>", scope), where), share / len(entry.also)))
     if not asks:
         raise CorpusError(f"{where}: there is no phrasing (`say` or `also`)")
     return asks
+
+
+def _framed(
+    kind: str, subject: str, scope: str, templates: _TemplateFile, where: str
+) -> list[Grammar]:
+    """A subject in every template of its kind."""
+    frames = templates.kinds.get(kind, ())
+    if not frames:
+        raise CorpusError(f"{where}: the kind {kind!r} has no templates, use `also`")
+    grammars = []
+    for frame in frames:
+        text = frame.replace("<scope>", scope)
+        if kind == "difference":
+            left, right = subject.split(" / ")
+            text = text.replace("<a>", left).replace("<b>", right)
+        else:
+            text = text.replace("<subject>", subject)
+        grammars.append(_parse(text, where))
+    return grammars
+
+
+def _unknowns(root: Path, templates: _TemplateFile) -> tuple[Unknowns, ...]:
+    file = _read(root / "unknown.toml", _UnknownFile)
+    outside = _read(root / "outside.toml", _OutsideFile).root
+    if strange := outside.keys() - file.lists.keys():
+        raise CorpusError(f"outside.toml extends no list of unknown.toml: {sorted(strange)[0]!r}")
+    lists = {name: (*words, *outside.get(name, ())) for name, words in file.lists.items()}
+    groups = []
+    for group in file.group:
+        where = f"unknown.toml, {group.id}"
+        framed = [
+            grammar
+            for kind, subjects in group.say.items()
+            for subject in subjects
+            for grammar in _framed(
+                kind, _fill(subject, lists), _alternation(group.scope), templates, where
+            )
+        ]
+        asks = tuple(_parse(_fill(ask, lists), where) for ask in group.asks)
+        groups.append(Unknowns(group.id, group.answer.strip(), asks, tuple(framed), group.share))
+    return tuple(groups)
+
+
+def _alternation(texts: tuple[str, ...]) -> str:
+    return "{" + "|".join(texts) + "}"
 
 
 def _named(
@@ -261,9 +329,9 @@ def _named(
 
 def _fill(text: str, lists: dict[str, tuple[str, ...]]) -> str:
     """Replace `<name>` by the alternation of that list."""
-    for name, words in lists.items():
-        if f"<{name}>" in text:
-            text = text.replace(f"<{name}>", "{" + "|".join(words) + "}")
+    for _ in range(2):  # the words of a list may name another list
+        for name, words in lists.items():
+            text = text.replace(f"<{name}>", _alternation(words))
     return text
 
 

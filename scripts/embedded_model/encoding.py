@@ -112,13 +112,18 @@ class Encoder:
         """Tokens up to the point where the assistant begins to answer."""
         return (*self.row(conversation).ids, *self._roles["assistant"])
 
-    def row(self, conversation: Conversation) -> EncodedRow:
-        """All turns; only the assistant's words and the token that ends them are learned."""
+    def row(self, conversation: Conversation, kept_tokens: int | None = None) -> EncodedRow:
+        """All turns; only the assistant's words and the token that ends them are learned.
+
+        With `kept_tokens` the row ends after so many tokens of the last answer.
+        """
         ids: list[int] = []
         learn: list[bool] = []
-        for role, content in conversation:
+        for number, (role, content) in enumerate(conversation, start=1):
             head = self._roles[role]
             body = (*self.ids(content), self.end)
+            if number == len(conversation) and kept_tokens is not None:
+                body = body[:kept_tokens]
             ids.extend((*head, *body, *self._newline))
             learn.extend([False] * len(head))
             learn.extend([role == "assistant"] * len(body))

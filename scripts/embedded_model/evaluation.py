@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedded_model.corpus import Corpus
+from embedded_model.corpus import Answer, Corpus
 
 HELD_OUT = Path(__file__).resolve().parent.parent.parent / "tests" / "data" / "embedded"
 RIGHT = 0.9
@@ -133,12 +133,22 @@ def token_f1(answer: str, reference: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def _question(row: dict[str, Any], known: dict[str, Any]) -> Question:
+def _question(row: dict[str, Any], known: dict[str, Answer]) -> Question:
+    """A held-out line as a conversation; what was answered before comes from the corpus."""
     messages = tuple((m["role"], m["content"]) for m in row.get("messages", ()))
-    if "question" in row:
-        messages = (*messages, ("user", row["question"]))
-    reference = known[row["id"]].text if "id" in row else row.get("reference")
-    return Question(messages, reference, tuple(row.get("contains", ())))
+    if "asked" in row:
+        messages = (("user", row["asked"]), ("assistant", known[row["id"]].text))
+    messages = (*messages, ("user", row["question"]))
+    return Question(messages, _reference(row, known), tuple(row.get("contains", ())))
+
+
+def _reference(row: dict[str, Any], known: dict[str, Answer]) -> str | None:
+    if "note" in row:
+        revisions = known[row["id"]].revisions
+        return next(r.answer for r in revisions if r.kind == row["note"])
+    if "asked" in row:
+        return str(row["reference"])
+    return known[row["id"]].text if "id" in row else None
 
 
 def _score(answerer: Answerer, questions: list[Question]) -> Score:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+_WORD = re.compile(r"(?<![a-z<])[a-z]{3,14}(?![a-z>])")
 _SPACES = re.compile(r" {2,}")
 _SPECIAL = frozenset("{|}\\")
 
@@ -42,15 +43,32 @@ class Grammar:
                 total *= sum(branch.count() for branch in part)
         return total
 
-    def pattern(self) -> str:
-        """A regular expression that matches exactly the phrasings, blanks taken loosely."""
-        pieces = []
+    def matches(self, text: str) -> bool:
+        """Whether `text` is one of the phrasings; case and blanks do not count."""
+        bare = text.lower().replace(" ", "")
+        return len(bare) in self._ends(bare, {0})
+
+    def _ends(self, text: str, starts: set[int]) -> set[int]:
+        """Where a phrasing may end that begins at one of `starts`; `text` without blanks."""
         for part in self.parts:
             if isinstance(part, str):
-                pieces.append(r" *".join(re.escape(word) for word in re.split(r" +", part)))
+                bare = part.lower().replace(" ", "")
+                starts = {at + len(bare) for at in starts if text.startswith(bare, at)}
             else:
-                pieces.append("(?:" + "|".join(branch.pattern() for branch in part) + ")")
-        return "".join(pieces)
+                starts = {end for branch in part for end in branch._ends(text, starts)}
+            if not starts:
+                break
+        return starts
+
+    def words(self) -> set[str]:
+        """The words that it may yield, in lower case; of three letters to fourteen."""
+        found: set[str] = set()
+        for part in self.parts:
+            if isinstance(part, str):
+                found.update(_WORD.findall(part.lower()))
+            else:
+                found.update(*(branch.words() for branch in part))
+        return found
 
     def _draw(self, rng: random.Random) -> str:
         return "".join(

@@ -8,6 +8,7 @@ copy them from the conversation. Knows nothing about tokens; what can be told co
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embedded_model.corpus import ListeningWords
@@ -49,10 +50,17 @@ class Fact:
 
 
 class Listener:
-    """Draws facts and the turns in which they are told, asked for, changed and missing."""
+    """Draws facts and the turns in which they are told, asked for, changed and missing.
 
-    def __init__(self, words: ListeningWords) -> None:
+    Args:
+        words: what can be told, and how.
+        lexicon: real words. Values are drawn from them too, whole and spliced, so that every token
+            of the vocabulary is said now and then: one that never is cannot be taught later.
+    """
+
+    def __init__(self, words: ListeningWords, lexicon: Sequence[str]) -> None:
         self._words = words
+        self._lexicon = lexicon
 
     def fact(self, rng: random.Random, taken: tuple[str, ...] = ()) -> Fact:
         """A fact about a thing that is not among `taken`."""
@@ -67,9 +75,9 @@ class Listener:
     def value(self, kind: str, rng: random.Random) -> str:
         """A value of one kind: `word`, `number`, `name` ... or a word of the list so named."""
         if kind == "name":
-            return made_up_word(rng).capitalize()
+            return self.word(rng).capitalize()
         if kind == "word":
-            return made_up_word(rng)
+            return self.word(rng)
         if kind == "number":
             digits = rng.randint(1, 6)
             return str(rng.randrange(10 ** (digits - 1), 10**digits))
@@ -78,12 +86,22 @@ class Listener:
         if kind == "version":
             return f"{rng.randint(0, 30)}.{rng.randint(0, 20)}"
         if kind == "dashed":
-            return f"{made_up_word(rng)}-{made_up_word(rng)}"
+            return f"{self.word(rng)}-{self.word(rng)}"
         if kind == "file":
-            return f"{made_up_word(rng)}.{rng.choice(('py', 'txt', 'toml', 'json', 'md', 'csv'))}"
+            return f"{self.word(rng)}.{rng.choice(('py', 'txt', 'toml', 'json', 'md', 'csv'))}"
         if kind == "full":
-            return f"{made_up_word(rng).capitalize()} {made_up_word(rng).capitalize()}"
+            return f"{self.word(rng).capitalize()} {self.word(rng).capitalize()}"
         return rng.choice(self._words.lists[kind])
+
+    def word(self, rng: random.Random) -> str:
+        """A word of the lexicon, one spliced from two of them, or one made of syllables."""
+        kind = rng.random()
+        if kind < 0.3:
+            return rng.choice(self._lexicon)
+        if kind < 0.65:
+            head, tail = rng.choice(self._lexicon), rng.choice(self._lexicon)
+            return head[: rng.randint(2, 5)] + tail[-rng.randint(2, 5) :]
+        return made_up_word(rng)
 
     def tell(self, fact: Fact, rng: random.Random) -> tuple[str, str]:
         """The statement, and how it is acknowledged."""
@@ -114,8 +132,14 @@ class Listener:
 
     def repeat(self, rng: random.Random) -> tuple[str, str]:
         """Something to say after the user: several words, to be copied as they are."""
-        kinds = rng.choices(("word", "name", "number", "dashed", "colour"), k=rng.randint(1, 6))
-        text = " ".join(self.value(kind, rng) for kind in kinds)
+        if rng.random() < 0.5:
+            words = [rng.choice(self._lexicon) for _ in range(rng.randint(1, 8))]
+            text = " ".join(words)
+            if rng.random() < 0.5:
+                text = text[0].upper() + text[1:] + rng.choice(("", ".", "!", "?"))
+        else:
+            kinds = rng.choices(("word", "name", "number", "dashed", "colour"), k=rng.randint(1, 6))
+            text = " ".join(self.value(kind, rng) for kind in kinds)
         frame = rng.choice(self._words.repeats)
         return parse(frame).sample(rng).replace("<value>", text), text
 

@@ -8,12 +8,14 @@ told are asked for some turns later. Knows nothing about tokens.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Literal
 
 from embedded_model.arithmetic import big_sum, small_sum
 from embedded_model.corpus import Answer, Corpus, Unknowns
 from embedded_model.listening import Fact, Listener, made_up_word
 from embedded_model.noise import typed
+from embedded_model.wording import Wording
 
 Turn = tuple[str, str]
 Conversation = tuple[Turn, ...]
@@ -32,13 +34,20 @@ _SYSTEM = (
 _BLOCKS_IN: dict[Size, tuple[int, int]] = {"short": (0, 2), "medium": (1, 5), "long": (5, 12)}
 # What one block of a conversation is about, with its share.
 _BLOCKS = (
-    ("answer", 54.0),
-    ("talk", 15.0),
-    ("unknown", 20.0),
-    ("sum", 8.0),
-    ("big sum", 2.0),
-    ("repeat", 10.0),
+    ("answer", 57.0),
+    ("talk", 12.0),
+    ("unknown", 22.0),
+    ("sum", 7.0),
+    ("big sum", 1.0),
+    ("repeat", 7.0),
 )
+_FOLLOWED, _REVISED = 0.14, 0.16
+"""Shares of the answers that are followed up, or rewritten after a note."""
+_CUT, _FIRST_TOKENS = 0.6, (4, 20)
+"""How many short conversations end within their last answer, and after how many of its tokens."""
+
+_FRAMED = 0.5
+"""Share of the outside questions that are asked as the known ones are."""
 
 
 class RowMaker:
@@ -47,7 +56,7 @@ class RowMaker:
     def __init__(self, corpus: Corpus, seed: int) -> None:
         self._corpus = corpus
         self._seed = seed
-        self._listener = Listener(corpus.listening)
+        self._listener = Listener(corpus.listening, corpus.lexicon)
         self._revisable = tuple(a for a in corpus.answers if a.revisions)
         self._followed = tuple(a for a in (*corpus.answers, *corpus.talk) if a.follow_ups)
 
@@ -66,6 +75,17 @@ class RowMaker:
             turns.extend((("user", question), ("assistant", answer)))
         return tuple(turns)
 
+    def kept_tokens(self, number: int, size: Size) -> int | None:
+        """How many tokens of its last answer conversation `number` keeps; None for all.
+
+        Which answer it is, is decided in its first tokens; that is what is hard to learn. Cut
+        there, twice as many questions fit into a step.
+        """
+        rng = random.Random(f"{self._seed}/{number}/{size}/cut")
+        if size != "short" or rng.random() >= _CUT:
+            return None
+        return rng.randint(*_FIRST_TOKENS)
+
     def block(self, rng: random.Random) -> list[tuple[str, str]]:
         """One question with its answer, sometimes with a follow-up."""
         (kind,) = rng.choices([name for name, _ in _BLOCKS], [share for _, share in _BLOCKS])
@@ -73,7 +93,7 @@ class RowMaker:
             return self._answer(rng)
         if kind == "talk":
             talk = rng.choice(self._corpus.talk)
-            return [(ask(talk, rng), talk.text)]
+            return [self._asked(talk, rng)]
         if kind == "unknown":
             return [self._unknown(rng)]
         if kind == "sum":
@@ -84,29 +104,31 @@ class RowMaker:
 
     def _answer(self, rng: random.Random) -> list[tuple[str, str]]:
         chance = rng.random()
-        if self._followed and chance < 0.12:
+        if self._followed and chance < _FOLLOWED:
             answer = rng.choice(self._followed)
             follow = rng.choice(answer.follow_ups)
             again = typed(rng.choice(follow.asks).sample(rng), rng)
-            return [(ask(answer, rng), answer.text), (again, follow.answer)]
-        if self._revisable and chance < 0.15:
+            return [self._asked(answer, rng), (again, follow.answer)]
+        if self._revisable and chance < _FOLLOWED + _REVISED:
             answer = rng.choice(self._revisable)
             revision = rng.choice(answer.revisions)
             note = rng.choice(revision.notes).sample(rng)
             frame = rng.choice(self._corpus.revision_frames).sample(rng)
             return [
-                (ask(answer, rng), answer.text),
-                (frame.replace("<note>", note), revision.answer),
+                self._asked(answer, rng),
+                (typed(frame.replace("<note>", note), rng), revision.answer),
             ]
-        answer = rng.choice(self._corpus.answers)
-        return [(ask(answer, rng), answer.text)]
+        return [self._asked(rng.choice(self._corpus.answers), rng)]
+
+    def _asked(self, answer: Answer, rng: random.Random) -> tuple[str, str]:
+        return ask(answer, rng, self._corpus.wording), answer.text
 
     def _unknown(self, rng: random.Random) -> tuple[str, str]:
         if rng.random() < 0.2:
             return self._listener.ask_missing(self._listener.fact(rng), rng)
         groups = self._corpus.unknowns
         (group,) = rng.choices(groups, [group.share for group in groups])
-        return ask_unknown(group, rng), group.answer
+        return ask_unknown(group, rng, self._corpus), group.answer
 
     def _listening(self, rng: random.Random, blocks: int) -> list[tuple[str, str]]:
         """One to four facts, told among other blocks, and each asked for after it was told."""
@@ -140,19 +162,27 @@ class RowMaker:
         return pairs
 
 
-def ask(answer: Answer, rng: random.Random) -> str:
+def ask(answer: Answer, rng: random.Random, wording: Wording) -> str:
     """One phrasing of the question, typed as people type."""
     (grammar,) = rng.choices(answer.asks, answer.weights)
-    return typed(grammar.sample(rng), rng)
+    return typed(wording.other(grammar.sample(rng), rng), rng)
 
 
-def ask_unknown(group: Unknowns, rng: random.Random) -> str:
-    """A question of that sort; `<Made>` and `<made>` become words that do not exist."""
-    text = rng.choice(group.asks).sample(rng)
-    while "<Made>" in text:
-        text = text.replace("<Made>", made_up_word(rng).capitalize(), 1)
-    while "<made>" in text:
-        text = text.replace("<made>", made_up_word(rng), 1)
-    while "<number>" in text:
-        text = text.replace("<number>", str(rng.randint(2, 9999)), 1)
-    return typed(text, rng)
+def ask_unknown(group: Unknowns, rng: random.Random, corpus: Corpus) -> str:
+    """A question of that sort.
+
+    `<Made>` and `<made>` become words that do not exist, `<word>` any word of the corpus: known
+    words alone make no known question.
+    """
+    framed = bool(group.framed) and rng.random() < _FRAMED
+    text = rng.choice(group.framed if framed else group.asks).sample(rng)
+    places: dict[str, Callable[[], str]] = {
+        "<Made>": lambda: made_up_word(rng).capitalize(),
+        "<made>": lambda: made_up_word(rng),
+        "<word>": lambda: rng.choice(corpus.lexicon),
+        "<number>": lambda: str(rng.randint(2, 9999)),
+    }
+    for place, draw in places.items():
+        while place in text:
+            text = text.replace(place, draw(), 1)
+    return typed(corpus.wording.other(text, rng), rng)
