@@ -115,6 +115,9 @@ class TrainingSettings(Section):
     """Share of each batch drawn from earlier lessons, when there are any."""
     stop_when_learned: bool = True
     """End as soon as every lesson is answered as taught (greedy decoding)."""
+    patience: int = Field(100, ge=0)
+    """Where it ends when learned, end too after so many steps in which no further wording was; 0
+    goes on until the epochs are over."""
     start_from: Literal["active", "base"] = "active"
     checkpoint_every: int = Field(20, ge=1)
     seed: int = Field(0, ge=0)

@@ -296,6 +296,17 @@ async def test_steps_are_bounded_and_accumulated(tmp_path: Path) -> None:
     assert events[-1]["batch"] == events[-1]["batches"]
 
 
+async def test_it_ends_when_nothing_more_is_learned(tmp_path: Path) -> None:
+    hopeless = {"epochs": 50, "stop_when_learned": True, "learning_rate": 1e-9}
+    assert (await run(tmp_path / "model", None, patience=5, **hopeless)).steps == 5
+    folder = tmp_path / "checkpoint"
+    first = await run(tmp_path / "model", folder, patience=5, stop_after=4, **hopeless)
+    assert 0 < first.steps < 5
+    assert (await run(tmp_path / "model", folder, patience=5, **hopeless)).steps == 5
+    endless = await run(tmp_path / "model", None, patience=0, max_steps=12, **hopeless)
+    assert endless.steps == 12
+
+
 async def test_divergence_keeps_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,7 +77,8 @@ async def train_supervised(
     checkpoint: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SupervisedResult:
-    """Train until every lesson is learned, or the epochs or steps are used up.
+    """Train until every lesson is learned, none has been for `settings.patience` steps, or the
+    epochs or steps are used up.
 
     Args:
         lessons: what to teach; only the relative weights of their tokens are used.
@@ -145,6 +146,9 @@ class _Run:
     seconds: float = 0.0
     loss: float = 0.0
     learned: list[bool] = field(default_factory=list)
+    most_learned: int = 0
+    progress_step: int = 0
+    """The step after which more lessons were right than ever before."""
 
     _began: float = 0.0
     _epoch_random: dict[str, Any] = field(default_factory=dict)
@@ -182,6 +186,8 @@ class _Run:
                     await self._confirm()
                     if all(self.learned):
                         return
+                if self._stuck():
+                    return
                 if self.step % self.settings.checkpoint_every == 0:
                     await self._save()
             self.epoch, self.window = self.epoch + 1, 0
@@ -215,6 +221,8 @@ class _Run:
             )
         )
         self.step, self.window, self._confirmed = self.step + 1, number + 1, False
+        if sum(self.learned) > self.most_learned:
+            self.most_learned, self.progress_step = sum(self.learned), self.step
         self.loss, self.tokens = loss / weight, self.tokens + tokens
         self.seconds = self.clock() - self._began
         self.on_event(
@@ -234,6 +242,11 @@ class _Run:
                 "seconds_left": (self.steps - self.step) * self.seconds / self.step,
             }
         )
+
+    def _stuck(self) -> bool:
+        """Whether going on would only wear out what is there: nothing new is learned any more."""
+        patience = self.settings.patience
+        return self.settings.stop_when_learned and 0 < patience <= self.step - self.progress_step
 
     @property
     def steps(self) -> int:
@@ -282,6 +295,8 @@ class _Run:
                 "seconds": self.seconds,
                 "loss": self.loss,
                 "learned": self.learned,
+                "most_learned": self.most_learned,
+                "progress_step": self.progress_step,
                 "random": self._epoch_random or self.batches.state_dict(),
                 "material": self._material(),
             },
@@ -303,6 +318,7 @@ class _Run:
         self.step, self.epoch, self.window = loop["step"], loop["epoch"], loop["window"]
         self.tokens, self.seconds = loop["tokens"], loop["seconds"]
         self.loss, self.learned = loop["loss"], list(loop["learned"])
+        self.most_learned, self.progress_step = loop["most_learned"], loop["progress_step"]
         self._saved_step = self.step
         await self.client.load_state(found)
 
