@@ -112,7 +112,10 @@ class TrainingSettings(Section):
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
     replay: float = Field(0.5, ge=0.0, lt=1.0)
-    """Share of each batch drawn from earlier lessons, when there are any."""
+    """Share of each batch drawn from earlier lessons and from the model's anchors."""
+    anchor_tokens: int = Field(8, ge=0, le=256)
+    """How many of the likeliest tokens of the base are held at each position of an anchor (a KL
+    term to the base); 0 holds the words alone."""
     stop_when_learned: bool = True
     """End as soon as every lesson is answered as taught (greedy decoding)."""
     patience: int = Field(100, ge=0)

@@ -43,6 +43,7 @@ from shammah.models.anchors import read_anchors, unrelated_anchors
 from shammah.models.load import BaseModel, load_base_model
 from shammah.ports.training_client import Datum
 from shammah.renderers.registry import renderer_for
+from shammah.training.body import base_distributions
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.supervised import SupervisedResult, checkpoint_step, train_supervised
 
@@ -87,6 +88,7 @@ def run_job(
             rephrased=rephrased,
         )
 
+    torch.set_num_threads(threads or base.threads)
     lessons = rendered(spec.lessons, spec.training.rephrasings)
     if not lessons.datums:
         raise TrainingError(
@@ -100,9 +102,11 @@ def run_job(
                 read_anchors(base.path), [lesson.query for lesson in spec.lessons]
             )
         ]
-        earlier = rendered(spec.replay, spec.training.rephrasings)
-        replay = replayed(earlier.datums, rendered(anchors).datums)
-    torch.set_num_threads(threads or base.threads)
+        earlier = rendered(spec.replay, spec.training.rephrasings).datums
+        held: Sequence[Datum] = rendered(anchors).datums
+        if spec.training.anchor_tokens:
+            held = base_distributions(base.model, held, spec.training.anchor_tokens)
+        replay = replayed(earlier, held)
     parent = folder / spec.parent.weights if spec.parent else None
     client = LocalTrainingClient(
         base,

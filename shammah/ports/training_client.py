@@ -60,7 +60,8 @@ class Datum:
 
     `model_input` holds T tokens. `loss_fn_inputs` is what the loss wants, aligned to them: for
     `cross_entropy` these are `target_tokens` int64[T] (the token after each position) and `weights`
-    float32[T] (zero where nothing is learned).
+    float32[T] (zero where nothing is learned). With [T, K] of each, K tokens are targets at each
+    position: a distribution to be matched rather than an answer to be given.
     """
 
     model_input: ModelInput
@@ -84,9 +85,9 @@ class AdamParams:
 class ForwardBackwardOutput:
     """`loss` is the weighted sum over the datums, `weight` the sum of their token weights.
 
-    `logprobs[i]` is float32[T_i]: the log-probability of each target token (0 where the weight is
-    0 and nothing was computed). `greedy[i]` is true where the argmax equals the target at every
-    weighted position, which is what greedy decoding would produce.
+    `logprobs[i]` has the shape of datum i's targets: the log-probability of each (0 where the
+    weight is 0 and nothing was computed). `greedy[i]` is true where the argmax equals the target at
+    every weighted position, which is what greedy decoding would produce.
     """
 
     loss: float

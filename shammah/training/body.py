@@ -11,35 +11,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from shammah.errors import EmptyLessonError
-from shammah.ports.training_client import Datum
+from shammah.ports.training_client import Datum, TensorData
 from shammah.training import attention
 from shammah.training.head import dense_logprobs, target_logprobs
-from shammah.training.packing import bucket
+from shammah.training.packing import bucket, pack
+
+LOGITS_BYTES = 64 << 20
+"""Size of the logits of what is looked at together, in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
     """What came out at the weighted positions of a list of examples, one after the other.
 
-    `logprobs` float32[n], `greedy` bool[n], `weights` float32[n]; `positions[i]` are the weighted
-    positions of example i, and `sizes[i]` their number.
+    `logprobs` float32[n], `greedy` bool[n], `weights` float32[n]; `places[i]` are the indices of
+    example i's weighted targets in its flattened `target_tokens`.
     """
 
     logprobs: torch.Tensor
     greedy: torch.Tensor
     weights: torch.Tensor
-    positions: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
-
-    @property
-    def sizes(self) -> list[int]:
-        return [len(positions) for positions in self.positions]
+    places: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
 
 
 class Body:
@@ -60,16 +59,18 @@ class Body:
         Raises:
             EmptyLessonError: an example has no weight above zero.
         """
-        positions, ids, weights = [], [], []
+        places, positions, ids, weights = [], [], [], []
         for example in examples:
             row = example.loss_fn_inputs["weights"].data
             if len(row) != len(example.model_input):
                 raise ValueError(f"{len(example.model_input)} tokens but {len(row)} weights")
-            positions.append(np.flatnonzero(row))
-            if not len(positions[-1]):
+            places.append(np.flatnonzero(row))
+            if not len(places[-1]):
                 raise EmptyLessonError("A training example has no token with a weight above zero.")
-            ids.append(example.loss_fn_inputs["target_tokens"].data[positions[-1]])
-            weights.append(row[positions[-1]])
+            # Of several targets at one position each is computed by itself.
+            positions.append(places[-1] // (row.shape[1] if row.ndim == 2 else 1))
+            ids.append(example.loss_fn_inputs["target_tokens"].data.reshape(-1)[places[-1]])
+            weights.append(row.reshape(-1)[places[-1]])
         target_ids = torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(self.device)
         if self.packed:
             logprobs, greedy = self._together(examples, positions, target_ids)
@@ -79,8 +80,30 @@ class Body:
             logprobs,
             greedy,
             torch.from_numpy(np.concatenate(weights).astype(np.float32)).to(self.device),
-            tuple(positions),
+            tuple(places),
         )
+
+    @torch.no_grad()
+    def likeliest(self, examples: Sequence[Datum], count: int) -> list[Datum]:
+        """The same examples with the model's own distribution as what is to be matched.
+
+        At each weighted position the `count` likeliest tokens become targets; their probabilities,
+        brought to a sum of one, share that position's weight. Cross-entropy to them is the KL
+        divergence from the model as it is now, up to a constant (and to the rest of the tokens).
+        """
+        held: dict[int, Datum] = {}
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        at_once = max(64, LOGITS_BYTES // (4 * vocabulary))
+        for members in pack([len(example.model_input) for example in examples], at_once):
+            group = [examples[index] for index in members]
+            where = [np.flatnonzero(e.loss_fn_inputs["weights"].data) for e in group]
+            shares, tokens = torch.softmax(self._logits(group, where).float(), -1).topk(count, -1)
+            shares = shares / shares.sum(-1, keepdim=True)
+            sizes = [len(places) for places in where]
+            parts = zip(torch.split(shares, sizes), torch.split(tokens, sizes), strict=True)
+            for index, places, (share, token) in zip(members, where, parts, strict=True):
+                held[index] = _matching(examples[index], places, token, share)
+        return [held[index] for index in range(len(examples))]
 
     @contextmanager
     def own_attention(self) -> Iterator[None]:
@@ -106,6 +129,23 @@ class Body:
             [where + start for where, start in zip(positions, starts, strict=True)]
         )
         return self._head(hidden[torch.from_numpy(chosen).to(self.device)], targets)
+
+    def _logits(self, examples: Sequence[Datum], positions: Sequence[Any]) -> torch.Tensor:
+        """Logits [n, V] at the positions of the examples, one example after the other."""
+        rows = [example.model_input.tokens for example in examples]
+        chosen = [torch.from_numpy(where).to(self.device) for where in positions]
+        if self.packed:
+            states = torch.split(self._hidden(rows)[0], [len(row) for row in rows])
+            picked = [state[where] for state, where in zip(states, chosen, strict=True)]
+            logits: torch.Tensor = self.model.get_output_embeddings()(torch.cat(picked))
+            return logits
+        alone = [torch.tensor([row], device=self.device) for row in rows]
+        return torch.cat(
+            [
+                self.model(input_ids=ids, use_cache=False).logits[0, where]
+                for ids, where in zip(alone, chosen, strict=True)
+            ]
+        )
 
     def _one_by_one(
         self, examples: Sequence[Datum], positions: Sequence[Any], targets: torch.Tensor
@@ -200,6 +240,28 @@ class Body:
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         ids = [(37 * (place + 1) + 11) % vocabulary for place in range(length)]
         return torch.tensor([ids], device=self.device)
+
+
+def base_distributions(model: Any, examples: Sequence[Datum], count: int) -> list[Datum]:
+    """`Body.likeliest` for a model that is not being trained yet."""
+    body = Body(model)
+    try:
+        return body.likeliest(examples, count)
+    finally:
+        body.close()
+
+
+def _matching(example: Datum, places: Any, tokens: torch.Tensor, shares: torch.Tensor) -> Datum:
+    """An example with several targets [n, K] at each of its weighted places."""
+    weights = example.loss_fn_inputs["weights"].data
+    size = (len(weights), tokens.shape[1])
+    targets, parts = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.float32)
+    targets[places] = tokens.cpu().numpy()
+    parts[places] = shares.cpu().numpy() * weights[places, None]
+    return replace(
+        example,
+        loss_fn_inputs={"target_tokens": TensorData(targets), "weights": TensorData(parts)},
+    )
 
 
 def _close(left: torch.Tensor, right: torch.Tensor) -> bool:

@@ -175,7 +175,8 @@ class LocalTrainingClient:
     ) -> ForwardBackwardOutput:
         loss_of = losses.get(loss_fn)
         lengths = [len(datum.model_input) for datum in datums]
-        logprobs = [np.zeros(length, dtype=np.float32) for length in lengths]
+        shapes = [datum.loss_fn_inputs["target_tokens"].shape for datum in datums]
+        logprobs = [np.zeros(shape, dtype=np.float32) for shape in shapes]
         greedy = [False] * len(datums)
         loss = weight = 0.0
         for members in pack(lengths, self.micro_batch_tokens):
@@ -252,15 +253,15 @@ def tokens_for(model: Any) -> int:
 def _scatter(
     targets: Targets,
     members: Sequence[int],
-    logprobs: list[np.ndarray[tuple[int], np.dtype[np.float32]]],
+    logprobs: list[np.ndarray[Any, np.dtype[np.float32]]],
     greedy: list[bool],
 ) -> None:
     """Put the results of a pack where they belong in the order of the datums."""
     values = targets.logprobs.detach().cpu().numpy()
     right = targets.greedy.cpu().numpy()
     start = 0
-    for index, positions in zip(members, targets.positions, strict=True):
-        end = start + len(positions)
-        logprobs[index][positions] = values[start:end]
+    for index, places in zip(members, targets.places, strict=True):
+        end = start + len(places)
+        logprobs[index].reshape(-1)[places] = values[start:end]
         greedy[index] = bool(right[start:end].all())
         start = end
