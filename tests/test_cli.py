@@ -108,7 +108,6 @@ def test_what_needs_no_model_loads_no_torch(tmp_path: Path) -> None:
         ["train", "queue", "--json"],
         ["train", "status"],
         ["config", "show"],
-        ["model", "card"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", program, *arguments],
@@ -116,6 +115,14 @@ def test_what_needs_no_model_loads_no_torch(tmp_path: Path) -> None:
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.stderr.splitlines()[-1] == "False False 0", (arguments, done.stderr)
+
+
+def test_the_model_card_says_what_the_model_is(tmp_path: Path) -> None:
+    about = json.loads(shammah(tmp_path, "model", "card", "--json").stdout)
+    assert about["licence"] == "mit" and about["parameters"] <= 20_000_000
+    assert 0 < about["trainable"] < about["parameters"]
+    assert about["figures"].keys() >= {"answers", "unknown", "revisions", "listening"}
+    assert about["card"].startswith("# Shammah embedded")
 
 
 def test_feedback_goes_in_and_out(tmp_path: Path) -> None:

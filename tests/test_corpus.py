@@ -369,7 +369,7 @@ def test_shipped_folder_is_complete_and_loads() -> None:
         assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.bfloat16"}  # noqa: SIM118
     model = AutoModelForCausalLM.from_pretrained(SHIPPED)
     assert model.dtype == torch.bfloat16
-    assert 5_000_000 <= model.num_parameters() == card["parameters"] <= 8_000_000
+    assert model.num_parameters() == card["parameters"] <= 20_000_000
     assert model.config.model_type == "qwen2"
     assert model.generation_config.eos_token_id == model.config.eos_token_id
     assert not model.generation_config.do_sample

@@ -198,7 +198,7 @@ def _model(commands: Any) -> None:
     actions = model.add_subparsers(metavar="action")
     info = _action(actions, "info", "what it is and takes (the default)", "model:info")
     info.add_argument("name", nargs="?", help="another than the configured one")
-    card = _action(actions, "card", "what its makers say of it", "model:card")
+    card = _action(actions, "card", "the same, and what its makers say of it", "model:card")
     card.add_argument("name", nargs="?", help="another than the configured one")
 
 
