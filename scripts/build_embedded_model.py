@@ -41,7 +41,7 @@ SHAPES: dict[Size, Shape] = {
     "long": Shape(4, 1024),
 }
 # Short ones hold the most questions; what comes late in a long one needs some of its own.
-CYCLE: tuple[Size, ...] = ("short", "short", "medium", "short", "short", "short", "long", "short")
+CYCLE: tuple[Size, ...] = (*("short",) * 7, "medium", *("short",) * 7, "long")
 TOKENIZER_ROWS = 12_000
 # Read when the process begins, so it begins again with them: a thread that waits must not take the
 # processor from other work, and large blocks are kept instead of given back and zeroed every step.

@@ -42,6 +42,16 @@ Greedy answers to questions that the training phrasings never produce (`tests/da
 learned, last loss {loss:.4f} nats, label smoothing {smoothing}, seed {seed}.
 """
 
+_NAMES = {
+    "answers": "questions answered right",
+    "follow_ups": "follow-ups answered right",
+    "listening": "told facts used when asked for",
+    "revisions": "answers rewritten as the note says",
+    "small_talk": "small talk answered right",
+    "sums": "small sums right",
+    "unknown": "unknown questions admitted",
+}
+
 
 def write_card(folder: Path, recipe: Recipe, progress: Progress) -> dict[str, list[dict[str, str]]]:
     """Judge the written folder and put both files into it; returns what it got wrong."""
@@ -64,7 +74,7 @@ def write_card(folder: Path, recipe: Recipe, progress: Progress) -> dict[str, li
         for name, score in evaluate(answerer, corpus).items():
             figures["held_out"][name] = {"right": score.right, "of": score.total}
             misses[name] = score.misses
-            rows.append(f"| {name.replace('_', ' ')} | {score.right} of {score.total} |")
+            rows.append(f"| {_NAMES.get(name, name)} | {score} |")
             if name == "answers":
                 figures["known_refused"] = round(refused(score), 4)
                 rows.append(f"| known questions refused | {refused(score):.1%} |")

@@ -37,9 +37,8 @@ class Score:
     total: int = 0
     misses: list[dict[str, str]] = field(default_factory=list)
 
-    @property
-    def share(self) -> float:
-        return self.right / self.total if self.total else 0.0
+    def __str__(self) -> str:
+        return f"{self.right} of {self.total} ({self.right / max(1, self.total):.0%})"
 
 
 class Answerer:
