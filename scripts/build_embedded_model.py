@@ -24,10 +24,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from embedded_model.anchors import write_anchors
 from embedded_model.card import write_card
-from embedded_model.corpus import load_corpus
+from embedded_model.corpus import Corpus, load_corpus
 from embedded_model.encoding import EncodedRow, Encoder, save_tokenizer, train_tokenizer
+from embedded_model.meaning import Meaning
 from embedded_model.packing import Batch, Shape, pack
 from embedded_model.rows import RowMaker, Size
+from embedded_model.teacher import Taught, Teacher
 from embedded_model.training import Progress, Recipe, load_checkpoint, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,8 +64,9 @@ def main() -> int:
 
     torch.set_num_threads(max(options.threads))
     corpus = load_corpus()
-    maker = RowMaker(corpus, options.seed)
     options.work.mkdir(parents=True, exist_ok=True)
+    taught = None if options.teacher == "none" else _taught(options, corpus)
+    maker = RowMaker(corpus, options.seed, taught.other_words if taught else None)
     vocabulary = options.work / "tokenizer.json"
     if (options.resume or options.finish) and vocabulary.exists():
         tokenizer = Tokenizer.from_file(str(vocabulary))
@@ -92,7 +95,7 @@ def main() -> int:
     checkpoint = options.work / "checkpoint"
     if options.finish:
         recipe = Recipe(**json.loads(kept.read_text(encoding="utf-8")))
-        progress = load_checkpoint(checkpoint, model, None)
+        progress = load_checkpoint(checkpoint, dict(model.named_parameters()), None)
     else:
         kept.write_text(json.dumps(asdict(recipe)), encoding="utf-8")
         progress = train(
@@ -103,9 +106,19 @@ def main() -> int:
             resume=options.resume,
             threads=options.threads,
             say=lambda line: print(line, flush=True),
+            beside=Meaning(model, taught.bank, encoder, options.seed) if taught else None,
         )
     publish(model, tokenizer, recipe, progress, options.work, options.out)
     return 0
+
+
+def _taught(options: argparse.Namespace, corpus: Corpus) -> Taught:
+    """What the teacher says of the corpus's questions, kept with the work in progress."""
+    kept = options.work / "taught.safetensors"
+    if not ((options.resume or options.finish) and kept.exists()):
+        print(f"asking {options.teacher} what the questions mean", flush=True)
+        Taught.ask(corpus, Teacher(options.teacher), options.seed).save(kept)
+    return Taught.load(kept)
 
 
 def new_model(encoder: Encoder) -> Any:
@@ -187,6 +200,11 @@ def _options() -> argparse.Namespace:
         type=lambda text: tuple(int(part) for part in text.split(",")),
         default=(1, 2),
         help="one number, or several to choose from while training (default: 1,2)",
+    )
+    parser.add_argument(
+        "--teacher",
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        help="sentence encoder, a folder or a name on the hub; `none` for no teacher",
     )
     parser.add_argument("--label-smoothing", type=float, default=0.1)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -109,6 +109,17 @@ def evaluate(answerer: Answerer, corpus: Corpus, folder: Path = HELD_OUT) -> dic
     return scores
 
 
+def held_out_questions(folder: Path = HELD_OUT) -> frozenset[str]:
+    """Every held-out question as `plain` has it, for what must not be trained on."""
+    lines = (line for path in folder.glob("*.jsonl") for line in path.open(encoding="utf-8"))
+    return frozenset(plain(json.loads(line)["question"]) for line in lines)
+
+
+def plain(text: str) -> str:
+    """Its words alone, in lower case."""
+    return " ".join(_WORD.findall(re.sub(r"[^\w\s]", " ", text.lower())))
+
+
 def refused(score: Score) -> float:
     """Share of questions with a known answer that were met with an admission."""
     wrong = sum(1 for miss in score.misses if admits(miss["answer"]))

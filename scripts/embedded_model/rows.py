@@ -8,7 +8,7 @@ told are asked for some turns later. Knows nothing about tokens.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from embedded_model.arithmetic import big_sum, small_sum
@@ -37,25 +37,36 @@ _BLOCKS = (
     ("answer", 64.0),
     ("talk", 12.0),
     ("unknown", 20.0),
-    ("sum", 6.0),
+    ("sum", 7.0),
     ("big sum", 0.5),
     ("repeat", 4.0),
 )
-_FOLLOWED, _REVISED = 0.18, 0.22
+_FOLLOWED, _REVISED = 0.24, 0.24
 """Shares of the answers that are followed up, or rewritten after a note."""
 _CUT, _FIRST_TOKENS = 0.7, (4, 20)
 """How many short conversations end within their last answer, and after how many of its tokens."""
 
+_OTHER_WORDS = 0.25
+"""Share of the questions that are asked in words of no grammar, where there are such."""
 _FRAMED = 0.5
 """Share of the outside questions that are asked as the known ones are."""
 
 
 class RowMaker:
-    """Draws conversations from a corpus."""
+    """Draws conversations from a corpus.
 
-    def __init__(self, corpus: Corpus, seed: int) -> None:
+    Args:
+        corpus: what is asked and answered.
+        seed: decides every conversation.
+        other_words: more questions to the answers of those ids.
+    """
+
+    def __init__(
+        self, corpus: Corpus, seed: int, other_words: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self._corpus = corpus
         self._seed = seed
+        self._other_words = other_words or {}
         self._listener = Listener(corpus.listening, corpus.lexicon)
         self._revisable = tuple(a for a in corpus.answers if a.revisions)
         self._followed = tuple(a for a in (*corpus.answers, *corpus.talk) if a.follow_ups)
@@ -121,6 +132,9 @@ class RowMaker:
         return [self._asked(rng.choice(self._corpus.answers), rng)]
 
     def _asked(self, answer: Answer, rng: random.Random) -> tuple[str, str]:
+        others = self._other_words.get(answer.id)
+        if others and rng.random() < _OTHER_WORDS:
+            return typed(rng.choice(others), rng), answer.text
         return ask(answer, rng, self._corpus.wording), answer.text
 
     def _unknown(self, rng: random.Random) -> tuple[str, str]:
@@ -164,8 +178,13 @@ class RowMaker:
 
 def ask(answer: Answer, rng: random.Random, wording: Wording) -> str:
     """One phrasing of the question, typed as people type."""
+    return typed(wording.other(ask_of(answer, rng), rng), rng)
+
+
+def ask_of(answer: Answer, rng: random.Random) -> str:
+    """One phrasing of the question, as its grammars have it."""
     (grammar,) = rng.choices(answer.asks, answer.weights)
-    return typed(wording.other(grammar.sample(rng), rng), rng)
+    return grammar.sample(rng)
 
 
 def ask_unknown(group: Unknowns, rng: random.Random, corpus: Corpus) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,6 +36,7 @@ class Recipe:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
+    beside_weight: float = 2.0
     checkpoint_seconds: float = 120.0
 
     def __post_init__(self) -> None:
@@ -53,6 +54,15 @@ class Progress:
     tokens: int = 0
     learned_tokens: int = 0
     loss: float = 0.0
+    beside_loss: float = 0.0
+
+
+class Beside(Protocol):
+    """Something else that the model learns in every step, with parameters of its own."""
+
+    def own_parameters(self) -> dict[str, torch.nn.Parameter]: ...
+
+    def loss(self, step: int) -> torch.Tensor: ...
 
 
 class ThreadChoice:
@@ -101,6 +111,7 @@ def train(
     resume: bool,
     threads: tuple[int, ...],
     say: Callable[[str], None],
+    beside: Beside | None = None,
 ) -> Progress:
     """Train in place until the budget is spent.
 
@@ -109,10 +120,13 @@ def train(
     cross-entropy over answer tokens, in nats; what is reported is without label smoothing.
     """
     torch.manual_seed(recipe.seed)
-    optimizers = _Optimizers(model, recipe)
+    parameters = dict(model.named_parameters())
+    if beside is not None:
+        parameters |= beside.own_parameters()
+    optimizers = _Optimizers(parameters, recipe)
     progress = Progress()
     if resume and (folder / "progress.json").exists():
-        progress = load_checkpoint(folder, model, optimizers)
+        progress = load_checkpoint(folder, parameters, optimizers)
         say(f"resumed at step {progress.step}, {progress.seconds / 60:.1f} minutes in")
     model.train()
     choice = ThreadChoice(threads)
@@ -123,13 +137,15 @@ def train(
         rate = learning_rate(recipe, done)
         used = choice.before_step()
         before = time.monotonic()
-        loss = _step(model, optimizers, batch, recipe, rate)
+        loss, other = _step(model, optimizers, batch, recipe, rate, beside, progress.step)
         choice.after_step(time.monotonic() - before)
         progress.step += 1
         progress.position += moved
         progress.tokens += batch.input_ids.numel()
         progress.learned_tokens += int((batch.labels != IGNORE).sum())
-        progress.loss = loss if progress.step == 1 else 0.95 * progress.loss + 0.05 * loss
+        kept = 0.0 if progress.step == 1 else 0.95
+        progress.loss = kept * progress.loss + (1.0 - kept) * loss
+        progress.beside_loss = kept * progress.beside_loss + (1.0 - kept) * other
         now = time.monotonic()
         progress.seconds = now - started
         recent_tokens += batch.input_ids.numel()
@@ -138,9 +154,9 @@ def train(
             say(f"{_line(recipe, progress, rate, speed)}  threads {used}")
             last_said, recent_tokens, recent_started = now, 0, now
         if now - last_saved > recipe.checkpoint_seconds:
-            save_checkpoint(folder, model, optimizers, progress)
+            save_checkpoint(folder, parameters, optimizers, progress)
             last_saved = now
-    save_checkpoint(folder, model, optimizers, progress)
+    save_checkpoint(folder, parameters, optimizers, progress)
     return progress
 
 
@@ -153,10 +169,15 @@ def learning_rate(recipe: Recipe, done: float) -> float:
     return recipe.floor + (1.0 - recipe.floor) * cosine
 
 
-def save_checkpoint(folder: Path, model: Any, optimizers: _Optimizers, progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizers: _Optimizers,
+    progress: Progress,
+) -> None:
     """Weights, optimiser state and random state; `progress.json` is replaced last."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": p.detach().clone() for name, p in model.named_parameters()}
+    tensors = {f"model.{name}": p.detach().clone() for name, p in parameters.items()}
     tensors |= optimizers.state()
     tensors["random"] = torch.get_rng_state()
     file = f"state-{progress.step}.safetensors"
@@ -169,12 +190,14 @@ def save_checkpoint(folder: Path, model: Any, optimizers: _Optimizers, progress:
             old.unlink()
 
 
-def load_checkpoint(folder: Path, model: Any, optimizers: _Optimizers | None) -> Progress:
-    """Put a checkpoint back into the model, and into the optimiser if one is given."""
+def load_checkpoint(
+    folder: Path, parameters: dict[str, torch.nn.Parameter], optimizers: _Optimizers | None
+) -> Progress:
+    """Put a checkpoint back into the parameters, and into the optimiser if one is given."""
     fields = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     tensors = load_file(folder / fields.pop("file"))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in parameters.items():
             parameter.copy_(tensors[f"model.{name}"])
     if optimizers is not None:
         optimizers.load_state(tensors)
@@ -189,10 +212,10 @@ class _Optimizers:
     associations are learned as fast as frequent ones: with few steps that is worth its time.
     """
 
-    def __init__(self, model: Any, recipe: Recipe) -> None:
-        named = dict(model.named_parameters())
-        hidden = [p for n, p in named.items() if p.dim() == 2 and "embed" not in n]
-        rest = [p for n, p in named.items() if p.dim() != 2 or "embed" in n]
+    def __init__(self, named: dict[str, torch.nn.Parameter], recipe: Recipe) -> None:
+        inside = {name for name, p in named.items() if p.dim() == 2 and ".layers." in name}
+        hidden = [p for name, p in named.items() if name in inside]
+        rest = [p for name, p in named.items() if name not in inside]
         self._muon = torch.optim.Muon(
             hidden,
             lr=recipe.muon_learning_rate,
@@ -202,7 +225,7 @@ class _Optimizers:
         self._adamw = torch.optim.AdamW(
             rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0, fused=True
         )
-        self._names = {parameter: name for name, parameter in named.items()}
+        self._names: dict[torch.Tensor, str] = {p: name for name, p in named.items()}
         self._rates = ((self._muon, recipe.muon_learning_rate), (self._adamw, recipe.learning_rate))
 
     def step(self, rate: float) -> None:
@@ -235,7 +258,16 @@ class _Optimizers:
                     }
 
 
-def _step(model: Any, optimizers: _Optimizers, batch: Batch, recipe: Recipe, rate: float) -> float:
+def _step(
+    model: Any,
+    optimizers: _Optimizers,
+    batch: Batch,
+    recipe: Recipe,
+    rate: float,
+    beside: Beside | None,
+    step: int,
+) -> tuple[float, float]:
+    """One update; the loss over answer tokens, and that of what is learned beside."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(
             input_ids=batch.input_ids,
@@ -251,9 +283,15 @@ def _step(model: Any, optimizers: _Optimizers, batch: Batch, recipe: Recipe, rat
     # The same as cross_entropy with label smoothing, from one softmax instead of two.
     loss = -(1.0 - smooth) * picked - smooth * logprobs.mean()
     torch.autograd.backward(loss)
+    other = 0.0
+    if beside is not None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            distance = beside.loss(step)
+        torch.autograd.backward(recipe.beside_weight * distance)
+        other = float(distance.detach())
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimizers.step(rate)
-    return -float(picked.detach())
+    return -float(picked.detach()), other
 
 
 def _share_done(recipe: Recipe, progress: Progress) -> float:
@@ -267,6 +305,7 @@ def _line(recipe: Recipe, progress: Progress, rate: float, speed: float) -> str:
     done = _share_done(recipe, progress)
     left = progress.seconds * (1.0 - done) / max(done, 1e-9)
     return (
-        f"step {progress.step}  {done:6.1%}  loss {progress.loss:.4f}  rate {rate:.3f}  "
+        f"step {progress.step}  {done:6.1%}  loss {progress.loss:.4f}  "
+        f"beside {progress.beside_loss:.3f}  rate {rate:.3f}  "
         f"{speed:,.0f} tok/s  {left / 60:.1f} min left"
     )
