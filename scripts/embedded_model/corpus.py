@@ -22,6 +22,8 @@ from embedded_model.wording import Wording
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 KINDS = ("howto", "what", "command", "difference", "error", "capital", "fact", "talk")
 
+_PHRASINGS_SHARE = 1.2
+"""Weight of the phrasings in `phrasings/`, beside the 1.6 that an entry's own have."""
 _WORD = re.compile(r"[a-z]{3,14}")
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -155,6 +157,10 @@ class _OutsideFile(RootModel[dict[str, tuple[str, ...]]]):
     """More words for the lists of `unknown.toml`."""
 
 
+class _PhrasingsFile(RootModel[dict[str, tuple[str, ...]]]):
+    """More whole phrasings, by the id of the answer in the topic of the same name."""
+
+
 class _SynonymFile(_Strict):
     groups: tuple[tuple[str, ...], ...]
     dropped: tuple[str, ...]
@@ -218,11 +224,15 @@ def _lexicon(answers: Sequence[Answer], unknowns: Sequence[Unknowns]) -> tuple[s
 
 def _topic(path: Path, templates: _TemplateFile) -> list[Answer]:
     file = _read(path, _TopicFile)
+    more_path = path.parent.parent / "phrasings" / path.name
+    more = _read(more_path, _PhrasingsFile).root if more_path.exists() else {}
     answers = []
     for kind in KINDS:
         for entry in getattr(file, kind):
             where = f"{path.name}, {entry.id}"
             asks = _asks(kind, entry, file.scope, templates, where)
+            others = more.get(entry.id, ())
+            asks += [(_parse(text, where), _PHRASINGS_SHARE / len(others)) for text in others]
             answers.append(
                 Answer(
                     id=f"{path.stem}/{entry.id}",
@@ -247,6 +257,8 @@ def _topic(path: Path, templates: _TemplateFile) -> list[Answer]:
                     run=entry.run,
                 )
             )
+    if strange := more.keys() - {answer.id.partition("/")[2] for answer in answers}:
+        raise CorpusError(f"{more_path}: no answer has the id {sorted(strange)[0]!r}")
     return answers
 
 
@@ -257,7 +269,7 @@ def _asks(
     templates: _TemplateFile,
     where: str,
 ) -> list[tuple[Grammar, float]]:
-    """Phrasings with weights: half of the mass on `say` in templates, half on `also`."""
+    """Phrasings with weights: `say` in templates weighs 1, `also` 0.6, or 1 where it is alone."""
     scope = _alternation(entry.scope if entry.scope is not None else file_scope)
     asks: list[tuple[Grammar, float]] = []
     for subject in entry.say:
