@@ -13,6 +13,7 @@ from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.errors import AdapterError
 from shammah.feedback.buffer import LessonBuffer
 from shammah.files import write_atomic
+from shammah.learning.contradictions import settle
 from shammah.learning.job import (
     CHECKPOINT,
     PARENT,
@@ -113,10 +114,15 @@ def _parent_spec(parent: Adapter | None) -> ParentSpec | None:
 
 
 def _replay(lessons: tuple[Lesson, ...], feedback: LessonBuffer) -> tuple[Lesson, ...]:
-    """Earlier lessons, without those that a new one has an answer to."""
-    prompts = {lesson.messages for lesson in lessons}
-    earlier = lessons_from(feedback.lessons_trained())
-    return tuple(lesson for lesson in earlier if lesson.messages not in prompts)
+    """Earlier lessons, without those that a new one repeats or overrules."""
+    prompts = {(lesson.messages, lesson.target) for lesson in lessons}
+    standing, _ = settle([*lessons_from(feedback.lessons_trained()), *lessons])
+    new = {lesson.feedback_id for lesson in lessons}
+    return tuple(
+        lesson
+        for lesson in standing
+        if lesson.feedback_id not in new and (lesson.messages, lesson.target) not in prompts
+    )
 
 
 def _same(first: tuple[Lesson, ...], second: tuple[Lesson, ...]) -> bool:

@@ -19,6 +19,7 @@ import torch
 from shammah.errors import TrainingError
 from shammah.files import write_atomic
 from shammah.learning.clock import RunningClock
+from shammah.learning.contradictions import settle
 from shammah.learning.job import (
     CHECKPOINT,
     METRICS,
@@ -89,7 +90,12 @@ def run_job(
         )
 
     torch.set_num_threads(threads or base.threads)
-    lessons = rendered(spec.lessons, spec.training.rephrasings)
+    standing, contradictions = settle([*spec.lessons, *spec.replay])
+    lessons = rendered(
+        [lesson for lesson in spec.lessons if lesson in standing], spec.training.rephrasings
+    )
+    for found in contradictions:
+        lessons.problems[found.overruled.feedback_id] = found.reason
     if not lessons.datums:
         raise TrainingError(
             "None of the lessons can be trained on: " + "; ".join(lessons.problems.values())
