@@ -7,7 +7,7 @@ so the prompt imports it in a thread.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.assistant.views import AdapterInfo
@@ -20,6 +20,9 @@ from shammah.models.source import find_model
 from shammah.paths import Paths
 from shammah.settings import Settings
 from shammah.storage.database import Database
+
+if TYPE_CHECKING:
+    from shammah.learning.plan import TrainingPlan
 
 
 class Workspace:
@@ -53,6 +56,12 @@ class Workspace:
     def queue_if_due(self) -> Job | None:
         """Queue a job when the buffer has reached its threshold and training is automatic."""
         return self.queue.enqueue_if_due(self.settings)
+
+    def plan(self) -> TrainingPlan:
+        """What the next training job would do."""
+        from shammah.learning.plan import plan
+
+        return plan(self.settings, self.feedback, self.library)
 
     def adapters(self) -> list[AdapterInfo]:
         """Every adapter of the library as a list shows it, newest first."""

@@ -121,6 +121,7 @@ def _train(commands: Any) -> None:
         help="run it here and wait for its end, or wait for the one that is queued or running; "
         "without this the next chat runs it",
     )
+    _action(actions, "plan", "what the next job would do", "train:plan")
     _action(actions, "cancel", "end the running job; its lessons stay", "train:cancel")
     _action(actions, "queue", "list all jobs", "train:queue")
     resume = _action(actions, "resume", "go on with an interrupted job", "train:resume")

@@ -65,6 +65,16 @@ def status(options: Namespace) -> int:
     return 0
 
 
+def plan(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        planned = workspace.plan()
+    if options.json:
+        emit(planned.to_dict())
+    else:
+        say(wording.plan(planned, coloured=coloured()))
+    return 0
+
+
 def queue(options: Namespace) -> int:
     with open_workspace(options) as workspace:
         jobs = workspace.queue.list()

@@ -64,8 +64,7 @@ def material(
     weights: list[float] = []
     problems: dict[int | None, str] = {}
     for lesson in lessons:
-        prompts = _prompts(lesson.messages, context_turns)
-        prompts += [_asked(prompts[0], text) for text in rephrasings(lesson.query, rephrased)]
+        prompts = questions(lesson, context_turns, rephrased)
         try:
             examples = [
                 _datum(replace(lesson, messages=prompt), renderer, max_length) for prompt in prompts
@@ -82,6 +81,13 @@ def material(
             datums += examples
             kept.append(lesson)
     return Material(tuple(kept), tuple(datums), tuple(owners), tuple(weights), problems)
+
+
+def questions(lesson: Lesson, context_turns: int, rephrased: int) -> list[Conversation]:
+    """The prompts that a lesson is learned after: its question by itself, after up to
+    `context_turns` turns before it, and in up to `rephrased` other wordings."""
+    prompts = _prompts(lesson.messages, context_turns)
+    return prompts + [_asked(prompts[0], text) for text in rephrasings(lesson.query, rephrased)]
 
 
 def replayed(earlier: Sequence[Datum], anchors: Sequence[Datum]) -> list[Datum]:

@@ -62,7 +62,7 @@ def prepare(
         update={
             "fingerprint": fingerprint,
             "lessons": lessons,
-            "replay": _replay(lessons, feedback) if spec.training.replay > 0 else (),
+            "replay": replay_lessons(lessons, feedback) if spec.training.replay > 0 else (),
             "parent": _parent_spec(parent),
             "prepared": True,
             "notes": tuple(notes),
@@ -113,7 +113,7 @@ def _parent_spec(parent: Adapter | None) -> ParentSpec | None:
     return ParentSpec(name=parent.name, scaling=parent.require_metadata().lora.scaling)
 
 
-def _replay(lessons: tuple[Lesson, ...], feedback: LessonBuffer) -> tuple[Lesson, ...]:
+def replay_lessons(lessons: tuple[Lesson, ...], feedback: LessonBuffer) -> tuple[Lesson, ...]:
     """Earlier lessons, without those that a new one repeats or overrules."""
     prompts = {(lesson.messages, lesson.target) for lesson in lessons}
     standing, _ = settle([*lessons_from(feedback.lessons_trained()), *lessons])

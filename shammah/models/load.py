@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shammah.errors import ModelError
 from shammah.models.device import choose_device, choose_dtype, choose_threads, cpu_has_bf16
-from shammah.models.memory import context_length, estimate, require_memory
+from shammah.models.memory import MemoryEstimate, context_length, estimate, require_memory
 from shammah.models.source import check_folder, find_model, weight_files
 from shammah.settings import ModelSettings
 
@@ -109,6 +109,25 @@ def load_base_model(settings: ModelSettings, on_progress: Progress | None = None
         notes=tuple(_notes(tokenizer, device, dtype, stored)),
         threads=settings.threads or choose_threads(parameters * dtype.itemsize),
     )
+
+
+def estimate_memory(settings: ModelSettings) -> MemoryEstimate:
+    """What the model of the settings will take, from its files; nothing is loaded.
+
+    Raises:
+        ModelNotFoundError, ModelError: as `load_base_model`.
+    """
+    from shammah.models.safetensors_header import stored_tensors
+
+    path = locate(settings.name)
+    check_folder(path)
+    with _quiet_transformers():
+        config = _read_config(path)
+    tensors = stored_tensors(weight_files(path))
+    parameters = sum(tensor.parameters for tensor in tensors)
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device, checkpoint_dtype(tensors), parameters)
+    return estimate(tensors, config, dtype)
 
 
 def locate(name: str, on_progress: Progress | None = None) -> Path:

@@ -157,10 +157,11 @@ _LIST = (
     ),
     Command(
         "/train",
-        "[status|now|cancel|queue|resume]",
+        "[status|now|plan|cancel|queue|resume]",
         "training in the background",
         "status   what is running\n"
         "now      trains what the buffer holds, without waiting for the threshold\n"
+        "plan     what the next job would do: lessons, replay, steps, time and memory\n"
         "cancel   ends the running job; its lessons go back to the buffer\n"
         "queue    all jobs\n"
         "resume   goes on with a job that was interrupted",

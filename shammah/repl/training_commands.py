@@ -8,7 +8,7 @@ from shammah.errors import TrainingError
 from shammah.repl import text, wording
 from shammah.repl.registry import Chat, choose
 
-SUBCOMMANDS = ("status", "now", "cancel", "queue", "resume")
+SUBCOMMANDS = ("status", "now", "plan", "cancel", "queue", "resume")
 
 
 async def train(chat: Chat, argument: str) -> None:
@@ -27,6 +27,9 @@ async def train(chat: Chat, argument: str) -> None:
             chat.say(wording.jobs_table(jobs, coloured=chat.screen.coloured))
         else:
             chat.say("No training job has been queued yet.")
+    elif word == "plan":
+        planned = await asyncio.to_thread(workspace.plan)
+        chat.say(wording.plan(planned, coloured=chat.screen.coloured))
     elif word == "now":
         chat.say(wording.queued(await chat.assistant.train_now()))
     elif word == "resume":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shammah.adapters.library import Adapter
     from shammah.assistant import AdapterInfo
     from shammah.feedback.records import BufferState, Feedback, Recorded
+    from shammah.learning.plan import TrainingPlan
     from shammah.learning.queue import Job
     from shammah.learning.status import TrainingStatus
 
@@ -225,6 +226,50 @@ def training(now: TrainingStatus) -> list[tuple[str, object]]:
     if now.seconds_left is not None:
         lines.append(("time left", f"{duration(now.seconds_left)} at most"))
     return lines
+
+
+def plan(what: TrainingPlan, *, coloured: bool) -> str:
+    """What `train plan` says."""
+    if not what.lessons:
+        empty = "There is nothing to train on: the buffer is empty."
+        if what.waiting:
+            empty += f" {_count(what.waiting, 'rated answer')} without a correction."
+        return empty
+    width = text.cell(60, 2)
+    lines = [
+        text.table(
+            ["#", "weight", "ways", "question", "answer to learn"],
+            [
+                (
+                    item.feedback_id,
+                    f"{item.weight:g}",
+                    item.examples,
+                    one_line(item.question, width),
+                    one_line(item.problem or item.target, width),
+                )
+                for item in what.lessons
+            ],
+            coloured=coloured,
+            right=(0, 1, 2),
+        )
+    ]
+    facts: list[tuple[str, object]] = [
+        ("base model", what.model),
+        ("goes on from", what.parent or "the base model"),
+        (
+            "replayed",
+            f"{_count(what.earlier, 'earlier lesson')} and {_count(what.anchors, 'anchor')}, "
+            f"{what.replay_share:.0%} of each batch",
+        ),
+        ("steps", f"{what.steps_at_most} at most; it ends when all lessons are learned"),
+    ]
+    if what.seconds is not None:
+        facts.append(("time", f"about {duration(what.seconds)}, going by the last adapter"))
+    if what.training_bytes is not None:
+        facts.append(("memory", f"about {size(what.training_bytes)} for the worker"))
+    if what.waiting:
+        facts.append(("left out", f"{_count(what.waiting, 'rated answer')} without a correction"))
+    return "\n".join([*lines, "", text.pairs(facts, coloured=coloured)])
 
 
 def queued(job: Job) -> str:
