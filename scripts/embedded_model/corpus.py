@@ -22,7 +22,7 @@ from embedded_model.wording import Wording
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 KINDS = ("howto", "what", "command", "difference", "error", "capital", "fact", "talk")
 
-_PHRASINGS_SHARE = 1.2
+_PHRASINGS_SHARE = 2.0
 """Weight of the phrasings in `phrasings/`, beside the 1.6 that an entry's own have."""
 _WORD = re.compile(r"[a-z]{3,14}")
 _Model = TypeVar("_Model", bound=BaseModel)
