@@ -133,7 +133,7 @@ class TrainingSettings(Section):
 class AdaptersSettings(Section):
     """What happens to a trained adapter."""
 
-    activate: Literal["always", "never"] = "always"
+    activate: Literal["gate", "always", "never"] = "gate"
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

@@ -58,6 +58,8 @@ class AdapterMetadata(Record):
     parent: str | None = None
     lessons: list[LessonRecord] = []
     metrics: dict[str, float] = {}
+    failures: list[str] = []
+    """The checks it failed after training; with any it was not made active by itself."""
     sha256: str
     """Of the weights file, in hexadecimal."""
     tensors: int

@@ -113,9 +113,15 @@ class LessonBuffer:
             return [feedback_of(row) for row in rows]
 
     def finish_training(
-        self, job_id: int, learned_ids: Iterable[int], *, session: Session | None = None
+        self,
+        job_id: int,
+        learned_ids: Iterable[int],
+        *,
+        set_aside: bool = False,
+        session: Session | None = None,
     ) -> builtins.list[Feedback]:
-        """The job is done: all its lessons are trained, those in `learned_ids` also learned.
+        """The job is done: all its lessons are trained, those in `learned_ids` also learned; with
+        `set_aside` they are dropped instead, since its adapter does not answer.
 
         One that was not learned does not go back into the buffer: the same training would fail on
         it again, and start a job for ever. What the user changed meanwhile is left as it is.
@@ -128,7 +134,8 @@ class LessonBuffer:
                 lesson.learned = lesson.feedback_id in learned
             rows = writing.scalars(_oldest_first("training", job_id)).all()
             for row in rows:
-                row.status, row.learned = "trained", row.id in learned
+                row.status = "dropped" if set_aside else "trained"
+                row.learned = None if set_aside else row.id in learned
             writing.flush()
             return [feedback_of(row) for row in rows]
 

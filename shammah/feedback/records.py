@@ -18,7 +18,7 @@ FeedbackStatus = Literal["buffered", "waiting", "training", "trained", "dropped"
 STATUSES: tuple[FeedbackStatus, ...] = get_args(FeedbackStatus)
 """buffered: awaits training. waiting: has nothing to train towards yet (a bad answer without a
 correction). training: in a queued or running job. trained: was in a finished job. dropped: fell out
-of a full buffer. deleted: taken back, kept for the record."""
+of a full buffer, or was in a job whose adapter was refused. deleted: taken back, but on record."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shammah.errors import TrainingError
 from shammah.files import write_atomic
+from shammah.learning.gate import Figures, GateReport
 from shammah.learning.lessons import Lesson
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
 
@@ -29,6 +30,7 @@ STDERR = "stderr.log"
 WEIGHTS = "adapter.safetensors"
 PARENT = "parent.safetensors"
 CHECKPOINT = "checkpoint"
+BEFORE = "before.json"
 
 FailureKind = Literal[
     "out_of_memory", "divergence", "invalid", "interrupted", "crash", "killed", "timeout", "rubbish"
@@ -126,6 +128,13 @@ class LessonOutcome(Record):
     problem: str | None = None
 
 
+class Before(Record):
+    """What was measured before the first step, kept for a job that goes on later."""
+
+    figures: Figures
+    surprises: tuple[float, ...]
+
+
 class Happening(Record):
     """Common to all events: `time` is in seconds since 1970."""
 
@@ -204,6 +213,8 @@ class Complete(Happening):
     tokens: int
     seconds: float
     """Seconds of training, without those in which the process was stopped or being set up."""
+    gate: GateReport | None = None
+    """How the adapter behaves beside what answers now; None of a worker that did not look."""
 
     @property
     def learned(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from shammah.errors import ContextTooLongError, EmptyLessonError
 from shammah.learning.lessons import Lesson
@@ -16,6 +17,8 @@ from shammah.ports.training_client import Datum
 from shammah.renderers.base import Renderer
 from shammah.renderers.trim import trim_conversation
 from shammah.training.datums import datum
+
+Anchor = TypeVar("Anchor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,12 @@ def material(
             datums += examples
             kept.append(lesson)
     return Material(tuple(kept), tuple(datums), tuple(owners), tuple(weights), problems)
+
+
+def kept_out(anchors: Sequence[Anchor]) -> tuple[list[Anchor], list[Anchor]]:
+    """Those to train on, and every fourth, which is kept out of training: to see what becomes of
+    questions that are in no batch."""
+    return [a for place, a in enumerate(anchors) if place % 4], list(anchors[::4])
 
 
 def questions(lesson: Lesson, context_turns: int, rephrased: int) -> list[Conversation]:

@@ -15,6 +15,7 @@ from shammah.feedback.buffer import LessonBuffer
 from shammah.files import write_atomic
 from shammah.learning.contradictions import settle
 from shammah.learning.job import (
+    BEFORE,
     CHECKPOINT,
     PARENT,
     RESULT,
@@ -75,7 +76,7 @@ def prepare(
 def clear(folder: Path) -> None:
     """Remove what only a job that goes on needs; the record of what happened stays."""
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-    for name in (PARENT, WEIGHTS):
+    for name in (PARENT, WEIGHTS, BEFORE):
         (folder / name).unlink(missing_ok=True)
 
 

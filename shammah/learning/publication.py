@@ -59,12 +59,28 @@ def metadata(spec: JobSpec, result: Complete) -> AdapterMetadata:
             "epochs": result.epochs,
             "tokens": result.tokens,
             "seconds": result.seconds,
+            **_behaviour(result),
         },
+        failures=list(result.gate.failures) if result.gate else [],
         sha256=result.sha256,
         tensors=result.tensors,
         parameters=result.parameters,
         origin="trained",
     )
+
+
+def _behaviour(result: Complete) -> dict[str, float]:
+    """What the gate measured of the new adapter."""
+    if result.gate is None:
+        return {}
+    after = result.gate.after
+    return {
+        "earlier": after.earlier,
+        "earlier_held": after.held,
+        "other_answers": after.anchors,
+        "other_answers_unchanged": after.unchanged,
+        "anchor_loss": after.anchor_loss,
+    }
 
 
 def completed_text(spec: JobSpec, result: Complete, name: str, *, active: bool) -> str:
@@ -82,6 +98,19 @@ def completed_text(spec: JobSpec, result: Complete, name: str, *, active: bool) 
         if not outcome.learned:
             why = outcome.problem or "not answered as taught yet"
             lines.append(f"  ✗ {_short(queries.get(outcome.feedback_id, ''))}: {why}")
+    return "\n".join(lines)
+
+
+def refused_text(result: Complete, name: str) -> str:
+    """The message that says why an adapter does not answer, and what can be done."""
+    failures = result.gate.failures if result.gate else ()
+    lines = [
+        "Background training is done, but its adapter does not answer: it failed its checks.",
+        *(f"  ✗ {failure}" for failure in failures),
+        f"  Adapter: {name} (/adapters load {name} uses it all the same)",
+        f"  Its {result.examples} lessons are set aside: /feedback list dropped shows them, "
+        "/feedback edit N puts one back.",
+    ]
     return "\n".join(lines)
 
 

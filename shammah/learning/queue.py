@@ -224,11 +224,16 @@ class JobQueue:
             row.status, row.started_at, row.owner_pid = "queued", None, None
             row.attempts -= 1
 
-    def finish(self, job_id: int, adapter: str, result: Complete) -> Job:
-        """The job is done and its adapter published under that name: its lessons are trained."""
+    def finish(
+        self, job_id: int, adapter: str, result: Complete, *, set_aside: bool = False
+    ) -> Job:
+        """The job is done and its adapter published under that name: its lessons are trained, or
+        set aside where the adapter was refused, so that nothing is replayed that did harm."""
         with self._database.write() as session:
             row = self._row(session, job_id)
-            self._feedback.finish_training(job_id, result.learned, session=session)
+            self._feedback.finish_training(
+                job_id, result.learned, set_aside=set_aside, session=session
+            )
             row.status, row.finished_at = "done", now()
             row.adapter, row.final_loss = adapter, result.final_loss
             row.learned = len(result.learned)

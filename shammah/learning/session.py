@@ -20,11 +20,14 @@ from shammah.errors import TrainingError
 from shammah.files import write_atomic
 from shammah.learning.clock import RunningClock
 from shammah.learning.contradictions import settle
+from shammah.learning.gate import GateReport, judge
 from shammah.learning.job import (
+    BEFORE,
     CHECKPOINT,
     METRICS,
     RESULT,
     WEIGHTS,
+    Before,
     Checkpoint,
     Complete,
     Event,
@@ -38,7 +41,8 @@ from shammah.learning.job import (
     event_line,
 )
 from shammah.learning.lessons import Lesson
-from shammah.learning.material import Material, material, replayed
+from shammah.learning.material import Material, kept_out, material, replayed
+from shammah.learning.measures import Probes, surprises
 from shammah.messages import user
 from shammah.models.anchors import read_anchors, unrelated_anchors
 from shammah.models.load import BaseModel, load_base_model
@@ -100,19 +104,21 @@ def run_job(
         raise TrainingError(
             "None of the lessons can be trained on: " + "; ".join(lessons.problems.values())
         )
+    anchors = [
+        Lesson(None, (user(anchor.query),), anchor.answer, 1.0)
+        for anchor in unrelated_anchors(
+            read_anchors(base.path), [lesson.query for lesson in spec.lessons]
+        )
+    ]
+    earlier = rendered(spec.replay, spec.training.rephrasings)
+    trained, probed = kept_out(anchors)
+    probes = Probes(earlier, rendered(probed).datums, base.stop_tokens)
     replay: list[Datum] = []
     if spec.training.replay > 0:
-        anchors = [
-            Lesson(None, (user(anchor.query),), anchor.answer, 1.0)
-            for anchor in unrelated_anchors(
-                read_anchors(base.path), [lesson.query for lesson in spec.lessons]
-            )
-        ]
-        earlier = rendered(spec.replay, spec.training.rephrasings).datums
-        held: Sequence[Datum] = rendered(anchors).datums
+        held: Sequence[Datum] = rendered(trained).datums
         if spec.training.anchor_tokens:
             held = base_distributions(base.model, held, spec.training.anchor_tokens)
-        replay = replayed(earlier, held)
+        replay = replayed(earlier.datums, held)
     parent = folder / spec.parent.weights if spec.parent else None
     client = LocalTrainingClient(
         base,
@@ -121,7 +127,7 @@ def run_job(
         parent,
         parent_scaling=spec.parent.scaling if spec.parent else None,
     )
-    work = _Work(folder, spec, base, client, lessons, replay, signals, tell)
+    work = _Work(folder, spec, base, client, lessons, replay, probes, signals, tell)
     tell(work.start(time.monotonic() - began))
     signals.setting_up = False
     return asyncio.run(work.train())
@@ -137,6 +143,7 @@ class _Work:
     client: LocalTrainingClient
     lessons: Material
     replay: Sequence[Datum]
+    probes: Probes
     signals: StopSignal
     tell: Callable[[Event], None]
 
@@ -155,6 +162,7 @@ class _Work:
         )
 
     async def train(self) -> Failed | None:
+        before = await self.before()
         result = await train_supervised(
             self.client,
             self.lessons.datums,
@@ -169,10 +177,31 @@ class _Work:
         if result.stopped:
             return Failed(kind="interrupted", message="It was told to end.", step=result.steps)
         await self.client.save_weights(self.folder / WEIGHTS)
-        complete = self.complete(result)
+        learned = self.lessons.learned(result.learned)
+        report = judge(
+            self.lessons.lessons,
+            learned,
+            before.surprises,
+            before.figures,
+            await self.probes.figures(self.client),
+        )
+        complete = self.complete(result, report)
         write_atomic(self.folder / RESULT, event_line(complete))
         self.tell(complete)
         return None
+
+    async def before(self) -> Before:
+        """How what training starts from behaves; measured once, as a job that goes on has changed
+        it already."""
+        kept = self.folder / BEFORE
+        if checkpoint_step(self.folder / CHECKPOINT) and kept.exists():
+            return Before.model_validate_json(kept.read_bytes())
+        before = Before(
+            figures=await self.probes.figures(self.client),
+            surprises=tuple(await surprises(self.client, self.lessons)),
+        )
+        write_atomic(kept, before.model_dump_json())
+        return before
 
     def on_event(self, values: dict[str, Any]) -> None:
         """Tell what the loop reports; the figures of its steps are kept in `metrics.jsonl`."""
@@ -183,7 +212,7 @@ class _Work:
         append_line(self.folder / METRICS, event_line(progress))
         self.tell(progress)
 
-    def complete(self, result: SupervisedResult) -> Complete:
+    def complete(self, result: SupervisedResult, report: GateReport) -> Complete:
         weights = self.folder / WEIGHTS
         parameters = self.client.lora.named_parameters()
         with weights.open("rb") as stream:
@@ -220,4 +249,5 @@ class _Work:
             epochs=result.epochs,
             tokens=result.tokens,
             seconds=result.seconds,
+            gate=report,
         )

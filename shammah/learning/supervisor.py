@@ -26,7 +26,7 @@ from shammah.learning.process import (
     WorkerProcess,
     end_orphan,
 )
-from shammah.learning.publication import completed_text, publish
+from shammah.learning.publication import completed_text, publish, refused_text
 from shammah.learning.queue import CANCEL, Job, JobQueue
 from shammah.learning.run import CANCEL_SECONDS, WATCH_SECONDS, Run
 from shammah.learning.status import TrainingState, TrainingStatus, status_from, status_of_folder
@@ -372,12 +372,16 @@ class Trainer:
 
     async def _publish(self, job: Job, spec: JobSpec, result: Complete) -> None:
         self._set_state("publishing", job)
-        activate = self._settings().adapters.activate == "always"
+        mode = self._settings().adapters.activate
+        refused = mode == "gate" and result.gate is not None and not result.gate.passed
+        activate = mode != "never" and not refused
         try:
             adapter = await asyncio.to_thread(
                 publish, job, spec, result, self._library, activate=activate
             )
-            await asyncio.to_thread(self.queue.finish, job.id, adapter.name, result)
+            await asyncio.to_thread(
+                self.queue.finish, job.id, adapter.name, result, set_aside=refused
+            )
         except StorageError as error:
             log.exception("job %s could not be published", job.id)
             await asyncio.to_thread(self.queue.interrupt, job.id, error.message)
@@ -397,6 +401,9 @@ class Trainer:
             except Exception as error:
                 log.exception("%s could not be swapped in", adapter.name)
                 self._on_notice("error", f"{adapter.name} was not swapped in: {error}")
+        if refused:
+            self._on_notice("warning", refused_text(result, adapter.name))
+            return
         self._on_notice("success", completed_text(spec, result, adapter.name, active=activate))
 
     async def _failed(self, job: Job, failed: Failed) -> None:

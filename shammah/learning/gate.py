@@ -1,0 +1,137 @@
+"""Whether a trained adapter may answer: its figures beside those of what answers now.
+
+Loss is no proof. The worker measures behaviour before and after training (`measures`); here it is
+judged. Knows figures, no tensors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from shammah.learning.lessons import Lesson
+
+LEARNED = 0.5
+"""Share of the lessons that must be answered as taught."""
+HELD = 0.1
+"""Share of the earlier lessons that may be lost."""
+DRIFT = 0.5
+"""Nats per token by which the loss on the model's own answers may rise."""
+CHANGED = 0.35
+"""Share of the model's own answers to other questions that may come out differently."""
+STUCK = 0.1
+"""Share of the answers looked at that may go on without an end."""
+SURPRISE = 6.5
+"""Nats per token from which an answer is no language to the model: names and numbers are below."""
+FEW = 4
+"""So many lessons or less say nothing about a pattern."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Figures(_Record):
+    """How one state of the adapter behaves.
+
+    `held` of `earlier` lessons are answered as taught, `unchanged` of `anchors` (questions that
+    were in no batch) as the base model answers them, at `anchor_loss` nats per token; `endless` of
+    `looked_at` answers did not end.
+    """
+
+    earlier: int = 0
+    held: int = 0
+    anchors: int = 0
+    unchanged: int = 0
+    anchor_loss: float = 0.0
+    looked_at: int = 0
+    endless: int = 0
+
+
+class GateReport(_Record):
+    """What was found, and which checks failed, as sentences; none failed where that is empty."""
+
+    before: Figures
+    after: Figures
+    learned: int
+    lessons: int
+    surprising: int
+    """Lessons whose answer is no language to the model."""
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+
+def judge(
+    lessons: Sequence[Lesson],
+    learned: Sequence[bool],
+    surprises: Sequence[float],
+    before: Figures,
+    after: Figures,
+) -> GateReport:
+    """Compare a candidate with what answers now.
+
+    Args:
+        lessons: what was taught, and `learned` which of it is answered as taught.
+        surprises: nats per token of each lesson's answer before training.
+        before, after: the behaviour without and with the new adapter.
+    """
+    strange = sum(surprise > SURPRISE for surprise in surprises)
+    failures = [
+        *_taught(lessons, sum(learned), strange),
+        *_kept(before, after),
+    ]
+    return GateReport(
+        before=before,
+        after=after,
+        learned=sum(learned),
+        lessons=len(lessons),
+        surprising=strange,
+        failures=tuple(failures),
+    )
+
+
+def _taught(lessons: Sequence[Lesson], learned: int, strange: int) -> list[str]:
+    failures = []
+    if learned < LEARNED * len(lessons):
+        failures.append(f"only {learned} of {len(lessons)} lessons are answered as taught")
+    if len(lessons) > FEW:
+        if 2 * strange > len(lessons):
+            failures.append(
+                f"{strange} of {len(lessons)} answers taught are no language to the model"
+            )
+        target, count = Counter(_words(lesson.target) for lesson in lessons).most_common(1)[0]
+        asked = {_words(item.query) for item in lessons if _words(item.target) == target}
+        if 2 * count > len(lessons) and len(asked) > FEW:
+            failures.append(f"{len(asked)} different questions are taught the same answer")
+    return failures
+
+
+def _kept(before: Figures, after: Figures) -> list[str]:
+    failures = []
+    if after.earlier and before.held - after.held > max(1, HELD * after.earlier):
+        failures.append(
+            f"{after.held} of {after.earlier} earlier lessons are held, {before.held} were before"
+        )
+    if after.anchors:
+        if before.unchanged - after.unchanged > CHANGED * after.anchors:
+            failures.append(
+                f"{after.unchanged} of {after.anchors} answers to other questions are unchanged, "
+                f"{before.unchanged} were before"
+            )
+        if after.anchor_loss - before.anchor_loss > DRIFT:
+            failures.append(
+                f"the loss on the model's own answers is {after.anchor_loss:.2f} nats a token, "
+                f"it was {before.anchor_loss:.2f}"
+            )
+    if after.endless - before.endless > STUCK * max(after.looked_at, 1):
+        failures.append(f"{after.endless} of {after.looked_at} answers do not end")
+    return failures
+
+
+def _words(text: str) -> str:
+    return " ".join(text.lower().split())

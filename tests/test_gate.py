@@ -1,0 +1,75 @@
+"""What the gate refuses, and that it says why with figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from shammah.learning.gate import Figures, judge
+from shammah.learning.lessons import Lesson
+from shammah.messages import user
+
+BEFORE = Figures(earlier=10, held=10, anchors=80, unchanged=78, anchor_loss=0.1)
+
+
+def lessons(count: int = 10, target: str | None = None) -> list[Lesson]:
+    return [
+        Lesson(number, (user(f"Question {number}?"),), target or f"Answer {number}.", 10.0)
+        for number in range(count)
+    ]
+
+
+def refused(
+    after: Figures = BEFORE,
+    *,
+    taught: list[Lesson] | None = None,
+    learned: int | None = None,
+    surprise: float = 3.0,
+) -> tuple[str, ...]:
+    taught = lessons() if taught is None else taught
+    count = len(taught) if learned is None else learned
+    right = [number < count for number in range(len(taught))]
+    return judge(taught, right, [surprise] * len(taught), BEFORE, after).failures
+
+
+def test_what_behaves_as_before_and_has_learned_passes() -> None:
+    assert refused() == ()
+    slightly = BEFORE.model_copy(update={"held": 9, "unchanged": 65, "anchor_loss": 0.4})
+    assert refused(slightly, learned=8) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"held": 7}, "7 of 10 earlier lessons are held, 10 were before"),
+        ({"unchanged": 40}, "40 of 80 answers to other questions are unchanged, 78 were before"),
+        ({"anchor_loss": 0.9}, "0.90 nats a token, it was 0.10"),
+        ({"looked_at": 8, "endless": 2}, "2 of 8 answers do not end"),
+    ],
+)
+def test_what_gets_worse_is_refused(changes: dict[str, float], words: str) -> None:
+    (failure,) = refused(BEFORE.model_copy(update=changes))
+    assert words in failure
+
+
+def test_what_was_bad_before_is_no_fault_of_the_new_adapter() -> None:
+    bad = Figures(earlier=10, held=4, anchors=80, unchanged=20, looked_at=8, endless=8)
+    assert judge(lessons(), [True] * 10, [3.0] * 10, bad, bad).passed
+
+
+def test_poison_is_refused() -> None:
+    (gibberish,) = refused(surprise=9.0)
+    assert "10 of 10 answers taught are no language to the model" in gibberish
+    (banana,) = refused(taught=lessons(target="banana"))
+    assert "10 different questions are taught the same answer" in banana
+    # One question asked in many ways has one answer.
+    same = [Lesson(n, (user("Which port?"),), "8087", 10.0) for n in range(10)]
+    assert refused(taught=same) == ()
+
+
+def test_lessons_that_did_not_take_are_refused() -> None:
+    (failure,) = refused(learned=4)
+    assert failure == "only 4 of 10 lessons are answered as taught"
+
+
+def test_a_few_lessons_are_no_pattern() -> None:
+    assert refused(taught=lessons(4, "yes"), surprise=9.0) == ()
