@@ -53,5 +53,12 @@ def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
     assert 0 < metrics["steps"] <= planned["steps_at_most"]
     assert job["learned"] == 2
 
+    found = shammah(tmp_path, "adapters", "compare", listed["name"])
+    assert found["first"] is None and found["second"]["info"]["failures"] == []
+    assert {lesson["query"] for lesson in found["difference"]["added"]} == {
+        row["query"] for row in LESSONS[:3]
+    }
+    assert all(layer["difference"] > 0 for layer in found["difference"]["layers"])
+
     again = shammah(tmp_path, "train", "plan")
     assert again["lessons"] == [] and again["parent"] == listed["name"]

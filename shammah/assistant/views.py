@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from shammah.adapters.differences import AdapterDifference
     from shammah.adapters.library import Adapter
     from shammah.learning.supervisor import TrainingStatus
 
@@ -46,6 +47,8 @@ class AdapterInfo:
     parent: str | None
     compatible: bool
     problem: str | None
+    failures: tuple[str, ...] = ()
+    """The checks that kept it from being made active by itself."""
 
     @classmethod
     def of(cls, adapter: Adapter, *, active: str | None, fingerprint: str | None) -> AdapterInfo:
@@ -78,4 +81,28 @@ class AdapterInfo:
             parent=metadata.parent,
             compatible=fingerprint in (None, metadata.base_fingerprint),
             problem=adapter.problem,
+            failures=tuple(metadata.failures),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """What is known of how one adapter does, beside what it is.
+
+    `metrics` are those of its training and of the gate; `answers` it gave, and `ratings` that
+    those answers got (critical, medium, good).
+    """
+
+    info: AdapterInfo
+    metrics: dict[str, float]
+    answers: int
+    ratings: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterComparison:
+    """Two adapters side by side; `first` None is the base model."""
+
+    first: AdapterRecord | None
+    second: AdapterRecord
+    difference: AdapterDifference

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.adapters.library import Adapter, AdapterLibrary
-from shammah.assistant.views import AdapterInfo
+from shammah.assistant.views import AdapterComparison, AdapterInfo, AdapterRecord
 from shammah.errors import AdapterInvalidError
 from shammah.feedback.exchanges import ExchangeStore
 from shammah.feedback.store import FeedbackStore
@@ -71,6 +71,34 @@ class Workspace:
             AdapterInfo.of(adapter, active=active, fingerprint=fingerprint)
             for adapter in self.library.list()
         ]
+
+    def compare(self, name: str, other: str | None) -> AdapterComparison:
+        """An adapter beside another one: by default its parent, or the base model without one.
+
+        Raises:
+            AdapterNotFoundError, AdapterInvalidError: one is not there or broken.
+        """
+        from shammah.adapters.differences import difference
+
+        second = self.library.get(name)
+        if other is None and second.metadata is not None:
+            parent = second.metadata.parent
+            other = parent if parent in {known.name for known in self.library.list()} else None
+        first = self.library.get(other) if other else None
+        apart = difference(first, second)
+        return AdapterComparison(
+            self._record(first) if first else None, self._record(second), apart
+        )
+
+    def _record(self, adapter: Adapter) -> AdapterRecord:
+        fingerprint = self.fingerprint()
+        active = self.library.active(fingerprint) if fingerprint else None
+        return AdapterRecord(
+            AdapterInfo.of(adapter, active=active, fingerprint=fingerprint),
+            dict(adapter.require_metadata().metrics),
+            self.exchanges.uses().get(adapter.name, 0),
+            self.feedback.ratings().get(adapter.name, {}),
+        )
 
     def select_adapter(self, name: str | None) -> Adapter | None:
         """Make an adapter the active one (None: the base model answers); running chats follow.

@@ -35,6 +35,16 @@ def show(options: Namespace) -> int:
     return 0
 
 
+def compare(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        found = workspace.compare(options.name, options.other)
+    if options.json:
+        emit(found)
+    else:
+        say(wording.adapter_comparison(found, coloured=coloured()))
+    return 0
+
+
 def load(options: Namespace) -> int:
     with open_workspace(options) as workspace:
         adapter = workspace.select_adapter(options.name)

@@ -53,6 +53,20 @@ class LessonBuffer:
         with self._db.read() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
+    def ratings(self) -> dict[str, dict[str, int]]:
+        """How often the answers of each adapter were rated what."""
+        query = (
+            select(FeedbackRow.adapter, FeedbackRow.rating, func.count())
+            .where(FeedbackRow.status != "deleted")
+            .where(FeedbackRow.adapter.is_not(None), FeedbackRow.rating.is_not(None))
+            .group_by(FeedbackRow.adapter, FeedbackRow.rating)
+        )
+        found: dict[str, dict[str, int]] = {}
+        with self._db.read() as session:
+            for adapter, rating, count in session.execute(query):
+                found.setdefault(str(adapter), {})[str(rating)] = count
+        return found
+
     def get(self, feedback_id: int) -> Feedback:
         """One feedback, deleted or not.
 

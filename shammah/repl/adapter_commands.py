@@ -51,6 +51,15 @@ async def _show(chat: Chat, words: Sequence[str]) -> None:
     chat.say(wording.adapter_details(adapter, coloured=chat.screen.coloured))
 
 
+async def _compare(chat: Chat, words: Sequence[str]) -> None:
+    if not 1 <= len(words) <= 2:
+        raise UsageError("Write /adapters compare NAME [OTHER]")
+    name, other = (*words, None)[:2]
+    workspace = await chat.assistant.workspace()
+    found = await asyncio.to_thread(workspace.compare, str(name), other)
+    chat.say(wording.adapter_comparison(found, coloured=chat.screen.coloured))
+
+
 async def _rename(chat: Chat, words: Sequence[str]) -> None:
     old, new = _exactly(words, "rename OLD NEW")
     adapter = await chat.assistant.adapter_rename(old, new)
@@ -92,6 +101,7 @@ SUBCOMMANDS: dict[str, Callable[[Chat, Sequence[str]], Awaitable[None]]] = {
     "load": _load,
     "unload": _unload,
     "show": _show,
+    "compare": _compare,
     "rename": _rename,
     "delete": _delete,
     "rollback": _rollback,

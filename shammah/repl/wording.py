@@ -15,11 +15,13 @@ from shammah.repl.text import duration, one_line, size, unicode_output
 if TYPE_CHECKING:
     from shammah.adapters.library import Adapter
     from shammah.assistant import AdapterInfo
+    from shammah.assistant.views import AdapterComparison, AdapterRecord
     from shammah.feedback.records import BufferState, Feedback, Recorded
     from shammah.learning.plan import TrainingPlan
     from shammah.learning.queue import Job
     from shammah.learning.status import TrainingStatus
 
+_LAYERS = 5
 MARKS = {"critical": "🔴", "medium": "🟡", "good": "🟢"}
 
 
@@ -133,7 +135,7 @@ def adapters_table(rows: Sequence[AdapterInfo], *, coloured: bool) -> str:
                 row.rank if row.rank is not None else "-",
                 size(row.size_bytes),
                 f"{row.final_loss:.3f}" if row.final_loss is not None else "-",
-                row.problem or ("" if row.compatible else "for another base model"),
+                row.problem or _remark(row),
             )
             for row in rows
         ],
@@ -141,6 +143,67 @@ def adapters_table(rows: Sequence[AdapterInfo], *, coloured: bool) -> str:
         right=(3, 4, 5, 6),
         whole=(1, 3, 4, 5, 6),
     )
+
+
+def _remark(row: AdapterInfo) -> str:
+    if not row.compatible:
+        return "for another base model"
+    return "failed its checks" if row.failures else ""
+
+
+def adapter_comparison(found: AdapterComparison, *, coloured: bool) -> str:
+    """Two adapters side by side, and what lies between them."""
+    columns = [_record(found.first), _record(found.second)]
+    apart = found.difference
+    shown = text.table(
+        ["", apart.first or "base model", apart.second],
+        [(label, columns[0].get(label, "-"), value) for label, value in columns[1].items()],
+        coloured=coloured,
+        whole=(0,),
+    )
+    parts = [shown, f"\nDifference in weights: {apart.norm:.3g}"]
+    largest = sorted(apart.layers, key=lambda layer: layer.difference, reverse=True)[:_LAYERS]
+    parts.append(
+        text.table(
+            ["layer (the most changed)", "before", "after", "difference"],
+            [
+                (item.layer, f"{item.first:.3g}", f"{item.second:.3g}", f"{item.difference:.3g}")
+                for item in largest
+            ],
+            coloured=coloured,
+            right=(1, 2, 3),
+        )
+    )
+    for title, lessons in (("Lessons added", apart.added), ("Lessons gone", apart.removed)):
+        if lessons:
+            parts.append(f"\n{title}:")
+            parts += [f"  {one_line(item.query)} → {one_line(item.target)}" for item in lessons]
+    return "\n".join(parts)
+
+
+def _record(record: AdapterRecord | None) -> dict[str, str]:
+    if record is None:
+        return {}
+    info, metrics = record.info, record.metrics
+    ratings = ", ".join(
+        f"{record.ratings[rating]} {rating}" for rating in MARKS if rating in record.ratings
+    )
+    rows = {
+        "made": when(info.created_at) if info.created_at else "-",
+        "lessons learned": f"{info.learned} of {info.lessons}",
+        "loss": f"{info.final_loss:.3f}" if info.final_loss is not None else "-",
+        "rank, size": f"{info.rank}, {size(info.size_bytes)}",
+        "used in": _count(record.answers, "answer"),
+        "ratings of those": ratings or "none",
+        "checks": "; ".join(info.failures) or "passed",
+    }
+    for label, part, whole in (
+        ("earlier lessons held", "earlier_held", "earlier"),
+        ("other answers unchanged", "other_answers_unchanged", "other_answers"),
+    ):
+        if metrics.get(whole):
+            rows[label] = f"{metrics[part]:g} of {metrics[whole]:g}"
+    return rows
 
 
 def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
@@ -161,6 +224,7 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
         ("parent", about.parent or "none"),
     ]  # fmt: skip
     lines += [(name.replace("_", " "), f"{value:g}") for name, value in about.metrics.items()]
+    lines += [("failed", failure) for failure in about.failures]
     lines += [("sha256", about.sha256)]
     shown = text.pairs(lines, coloured=coloured)
     if not about.lessons:
