@@ -41,7 +41,7 @@ _BLOCKS = (
     ("big sum", 0.5),
     ("repeat", 4.0),
 )
-_FOLLOWED, _REVISED = 0.24, 0.24
+_FOLLOWED, _REVISED = 0.28, 0.28
 """Shares of the answers that are followed up, or rewritten after a note."""
 _CUT, _FIRST_TOKENS = 0.7, (4, 20)
 """How many short conversations end within their last answer, and after how many of its tokens."""
