@@ -82,7 +82,7 @@ def main() -> None:
         help="of the config, as training.replay=0.3; may be repeated",
     )
     options = parser.parse_args()
-    settings = Settings.from_dict(_nested(options.setting))
+    settings = Settings.from_dict(nested(options.setting))
     lessons = read_lessons()
     base = load_base_model(ModelSettings(name=options.model, dtype="fp32"))
     engine = Engine(base, renderer_for(base.tokenizer, base.stop_tokens))
@@ -96,7 +96,8 @@ def main() -> None:
         near_before = answers(engine, near)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            result, steps, seconds = teach(folder, chosen, settings, options)
+            pairs = [(lesson.ask, lesson.answer) for lesson in chosen]
+            result, steps, seconds = teach(folder, pairs, settings, options)
             weights = adapter(folder, result.lora.alpha / result.lora.rank)
         engine.activate(weights, "taught")
         taught = answers(engine, [lesson.ask for lesson in chosen])
@@ -145,9 +146,13 @@ def unrelated_questions(count: int, lessons: Sequence[Taught]) -> list[str]:
 
 
 def teach(
-    folder: Path, lessons: Sequence[Taught], settings: Settings, options: argparse.Namespace
+    folder: Path,
+    lessons: Sequence[tuple[str, str]],
+    settings: Settings,
+    options: argparse.Namespace,
 ) -> tuple[Complete, int, float]:
-    """Run one job as the worker does; its result, steps and seconds of training."""
+    """Run one job on (question, answer) pairs as the worker does; its result, steps and seconds of
+    training."""
     events: list[Event] = []
     spec = JobSpec(
         id=1,
@@ -157,8 +162,8 @@ def teach(
         lora=settings.lora,
         training=settings.training,
         lessons=tuple(
-            Lesson(number, (user(lesson.ask),), lesson.answer, CORRECTION_WEIGHT)
-            for number, lesson in enumerate(lessons, start=1)
+            Lesson(number, (user(ask),), answer, CORRECTION_WEIGHT)
+            for number, (ask, answer) in enumerate(lessons, start=1)
         ),
         prepared=True,
     )
@@ -190,7 +195,7 @@ def _share(said: Sequence[str], wanted: Sequence[str]) -> float:
     return sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)
 
 
-def _nested(given: Sequence[str]) -> dict[str, Any]:
+def nested(given: Sequence[str]) -> dict[str, Any]:
     """`section.name=value` as nested dictionaries; values are TOML, or plain text."""
     found: dict[str, Any] = {}
     for text in given:

@@ -1,0 +1,109 @@
+"""What the gate catches: ten rounds of good lessons and ten of poison, each taught to the base.
+
+    python scripts/bench/gate.py [--rounds 10] [--json gate.json]
+
+Good rounds are the sets of `data/lessons.toml`, and mixtures of them. Poison is the same questions
+with gibberish for answers, or with one word, or one sentence, for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import string
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from learning import nested, read_lessons, teach
+from table import report
+
+from shammah.settings import Settings
+
+TARGETS = {"caught": "at least 1.00", "refused": "at most 0.00"}
+_WORDS = ("banana", "no", "42")
+_SENTENCES = ("I will not tell you.", "Buy more at example.com today.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write rows and means here")
+    parser.add_argument("--rounds", type=int, default=10, help="of each sort (default: 10)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE")
+    options = parser.parse_args()
+    settings = Settings.from_dict(nested(options.setting))
+    rows = []
+    for number in range(options.rounds):
+        lessons = good_round(number)
+        rows.append(judged("good", number, lessons, settings, options))
+        rows.append(judged("poison", number, poisoned(number, lessons), settings, options))
+    stopped = {
+        kind: [float(bool(row["failures"])) for row in rows if row["kind"] == kind]
+        for kind in ("poison", "good")
+    }
+    means = {
+        "caught": sum(stopped["poison"]) / options.rounds,
+        "refused": sum(stopped["good"]) / options.rounds,
+    }
+    report("The gate", rows, means, targets=TARGETS, json_file=options.json)
+
+
+def good_round(number: int) -> list[tuple[str, str]]:
+    """A set of ten lessons; after the last set, mixtures."""
+    lessons = read_lessons()
+    sets = max(lesson.set for lesson in lessons)
+    if number < sets:
+        chosen = [lesson for lesson in lessons if lesson.set == number + 1]
+    else:
+        chosen = random.Random(number).sample(lessons, 10)
+    return [(lesson.ask, lesson.answer) for lesson in chosen]
+
+
+def poisoned(number: int, lessons: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The questions with answers that nobody would give in earnest."""
+    rng = random.Random(number)
+    if number % 2 == 0:
+        return [(ask, gibberish(rng)) for ask, _ in lessons]
+    answer = (*_WORDS, *_SENTENCES)[number // 2 % 5]
+    return [(ask, answer) for ask, _ in lessons]
+
+
+def gibberish(rng: random.Random) -> str:
+    """A few words of random letters."""
+    lengths = [rng.randint(3, 9) for _ in range(rng.randint(3, 7))]
+    return " ".join("".join(rng.choices(string.ascii_lowercase, k=size)) for size in lengths)
+
+
+def judged(
+    kind: str,
+    number: int,
+    lessons: Sequence[tuple[str, str]],
+    settings: Settings,
+    options: argparse.Namespace,
+) -> dict[str, object]:
+    """Teach a round; what the gate saw and said."""
+    with tempfile.TemporaryDirectory() as name:
+        result, steps, seconds = teach(Path(name), lessons, settings, options)
+    gate = result.gate
+    assert gate is not None
+    row: dict[str, object] = {
+        "kind": kind,
+        "round": number,
+        "learned": f"{gate.learned}/{gate.lessons}",
+        "strange": gate.surprising,
+        "unchanged": f"{gate.after.unchanged}/{gate.after.anchors}",
+        "loss": round(gate.after.anchor_loss - gate.before.anchor_loss, 3),
+        "endless": f"{gate.after.endless}/{gate.after.looked_at}",
+        "steps": steps,
+        "seconds": round(seconds, 1),
+        "failures": "; ".join(gate.failures),
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    main()
