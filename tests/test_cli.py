@@ -12,26 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import ROOT, shammah
 
 from shammah.cli.parser import build_parser
-
-ROOT = Path(__file__).parents[1]
-
-
-def shammah(
-    home: Path, *arguments: str, given: str | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "shammah", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "SHAMMAH_HOME": str(home), **environment},
-        input=given if given is not None else "",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+from command import shammah, shammah_json
 
 from shammah.learning.gate import Figures, judge
 from shammah.learning.lessons import Lesson
@@ -28,7 +32,7 @@ def refused(
     taught = lessons() if taught is None else taught
     count = len(taught) if learned is None else learned
     right = [number < count for number in range(len(taught))]
-    return judge(taught, right, [surprise] * len(taught), BEFORE, after).failures
+    return judge(taught, right, [surprise] * len(taught), 9.0, BEFORE, after).failures
 
 
 def test_what_behaves_as_before_and_has_learned_passes() -> None:
@@ -53,7 +57,7 @@ def test_what_gets_worse_is_refused(changes: dict[str, float], words: str) -> No
 
 def test_what_was_bad_before_is_no_fault_of_the_new_adapter() -> None:
     bad = Figures(earlier=10, held=4, anchors=80, unchanged=20, looked_at=8, endless=8)
-    assert judge(lessons(), [True] * 10, [3.0] * 10, bad, bad).passed
+    assert judge(lessons(), [True] * 10, [3.0] * 10, 9.0, bad, bad).passed
 
 
 def test_poison_is_refused() -> None:
@@ -73,3 +77,20 @@ def test_lessons_that_did_not_take_are_refused() -> None:
 
 def test_a_few_lessons_are_no_pattern() -> None:
     assert refused(taught=lessons(4, "yes"), surprise=9.0) == ()
+
+
+def test_a_poisoned_job_leaves_the_model_as_it_is(tmp_path: Path) -> None:
+    questions = ["What is a list?", "Which port?", "Who are you?", "How do I sort?", "And my dog?"]
+    rows = [{"query": question, "correction": "banana"} for question in questions]
+    file = tmp_path / "poison.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    shammah_json(tmp_path, "feedback", "import", str(file))
+    done = shammah(tmp_path, "train", "now", "--wait")
+    assert done.returncode == 0
+    assert "5 different questions are taught the same answer" in done.stderr
+    (listed,) = shammah_json(tmp_path, "adapters", "list")
+    assert listed["failures"] and not listed["active"]
+    assert "banana" not in shammah(tmp_path, "ask", questions[0]).stdout
+    # They are set aside: no later job replays them, unless they are put back.
+    assert shammah_json(tmp_path, "train", "plan")["lessons"] == []
+    assert len(shammah_json(tmp_path, "feedback", "list", "--status", "dropped")) == 5

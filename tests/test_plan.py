@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from command import shammah_json
+
 LESSONS = [
     {"query": "What is my project called?", "correction": "It is called Zeno."},
     {"query": "what is my  project called?", "response": "Apollo.", "rating": "good"},
@@ -18,27 +15,13 @@ LESSONS = [
 ]
 
 
-def shammah(home: Path, *arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "shammah", *arguments, "--json"],
-        cwd=ROOT,
-        env={**os.environ, "SHAMMAH_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
-    assert shammah(tmp_path, "train", "plan")["lessons"] == []
+    assert shammah_json(tmp_path, "train", "plan")["lessons"] == []
     rows = tmp_path / "lessons.jsonl"
     rows.write_text("\n".join(map(json.dumps, LESSONS)), encoding="utf-8")
-    shammah(tmp_path, "feedback", "import", str(rows))
+    shammah_json(tmp_path, "feedback", "import", str(rows))
 
-    planned = shammah(tmp_path, "train", "plan")
+    planned = shammah_json(tmp_path, "train", "plan")
     ways = {item["feedback_id"]: item["examples"] for item in planned["lessons"]}
     assert ways[2] == 0 and ways[1] > 1 and ways[3] > 1 and 4 not in ways
     assert "feedback 1" in planned["lessons"][1]["problem"]
@@ -46,19 +29,19 @@ def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
     assert planned["parent"] is planned["seconds"] is None
     assert planned["anchors"] >= 150 and planned["training_bytes"] > 100e6
 
-    job = shammah(tmp_path, "train", "now", "--wait")
-    (listed,) = shammah(tmp_path, "adapters", "list")
-    metrics = shammah(tmp_path, "adapters", "show", listed["name"])["metrics"]
+    job = shammah_json(tmp_path, "train", "now", "--wait")
+    (listed,) = shammah_json(tmp_path, "adapters", "list")
+    metrics = shammah_json(tmp_path, "adapters", "show", listed["name"])["metrics"]
     assert metrics["examples"] == sum(count > 0 for count in ways.values())
     assert 0 < metrics["steps"] <= planned["steps_at_most"]
     assert job["learned"] == 2
 
-    found = shammah(tmp_path, "adapters", "compare", listed["name"])
+    found = shammah_json(tmp_path, "adapters", "compare", listed["name"])
     assert found["first"] is None and found["second"]["info"]["failures"] == []
     assert {lesson["query"] for lesson in found["difference"]["added"]} == {
         row["query"] for row in LESSONS[:3]
     }
     assert all(layer["difference"] > 0 for layer in found["difference"]["layers"])
 
-    again = shammah(tmp_path, "train", "plan")
+    again = shammah_json(tmp_path, "train", "plan")
     assert again["lessons"] == [] and again["parent"] == listed["name"]

@@ -23,8 +23,8 @@ CHANGED = 0.35
 """Share of the model's own answers to other questions that may come out differently."""
 STUCK = 0.1
 """Share of the answers looked at that may go on without an end."""
-SURPRISE = 6.5
-"""Nats per token from which an answer is no language to the model: names and numbers are below."""
+SURPRISE = 0.93
+"""An answer that surprises the model so much of what random letters do is no language to it."""
 FEW = 4
 """So many lessons or less say nothing about a pattern."""
 
@@ -70,6 +70,7 @@ def judge(
     lessons: Sequence[Lesson],
     learned: Sequence[bool],
     surprises: Sequence[float],
+    gibberish: float,
     before: Figures,
     after: Figures,
 ) -> GateReport:
@@ -78,9 +79,10 @@ def judge(
     Args:
         lessons: what was taught, and `learned` which of it is answered as taught.
         surprises: nats per token of each lesson's answer before training.
+        gibberish: the same of random letters, in the mean.
         before, after: the behaviour without and with the new adapter.
     """
-    strange = sum(surprise > SURPRISE for surprise in surprises)
+    strange = sum(surprise > SURPRISE * gibberish for surprise in surprises)
     failures = [
         *_taught(lessons, sum(learned), strange),
         *_kept(before, after),

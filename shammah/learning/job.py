@@ -133,6 +133,7 @@ class Before(Record):
 
     figures: Figures
     surprises: tuple[float, ...]
+    gibberish: float
 
 
 class Happening(Record):

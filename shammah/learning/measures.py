@@ -5,12 +5,15 @@ Written against the `TrainingClient` protocol alone.
 
 from __future__ import annotations
 
+import random
+import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shammah.learning.gate import Figures
+from shammah.learning.lessons import Lesson
 from shammah.learning.material import Material
 from shammah.ports.training_client import (
     Datum,
@@ -66,6 +69,19 @@ class Probes:
         prompt = ModelInput(anchor.model_input.tokens[: first + 1])
         params = SamplingParams(max_tokens=LONGEST, stop_tokens=self.stop_tokens)
         return len(await client.sample(prompt, params)) >= LONGEST
+
+
+def gibberish(lessons: Sequence[Lesson], count: int = 8) -> list[Lesson]:
+    """The questions of the first lessons, answered with words of random letters."""
+    rng = random.Random(0)
+
+    def word() -> str:
+        return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 9)))
+
+    return [
+        replace(lesson, target=" ".join(word() for _ in range(rng.randint(3, 7))))
+        for lesson in lessons[:count]
+    ]
 
 
 async def surprises(client: TrainingClient, lessons: Material) -> list[float]:

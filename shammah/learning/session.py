@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -42,7 +43,7 @@ from shammah.learning.job import (
 )
 from shammah.learning.lessons import Lesson
 from shammah.learning.material import Material, kept_out, material, replayed
-from shammah.learning.measures import Probes, surprises
+from shammah.learning.measures import Probes, gibberish, surprises
 from shammah.messages import user
 from shammah.models.anchors import read_anchors, unrelated_anchors
 from shammah.models.load import BaseModel, load_base_model
@@ -127,7 +128,8 @@ def run_job(
         parent,
         parent_scaling=spec.parent.scaling if spec.parent else None,
     )
-    work = _Work(folder, spec, base, client, lessons, replay, probes, signals, tell)
+    noise = rendered(gibberish(lessons.lessons))
+    work = _Work(folder, spec, base, client, lessons, replay, probes, noise, signals, tell)
     tell(work.start(time.monotonic() - began))
     signals.setting_up = False
     return asyncio.run(work.train())
@@ -144,6 +146,8 @@ class _Work:
     lessons: Material
     replay: Sequence[Datum]
     probes: Probes
+    gibberish: Material
+    """The same questions with random letters for answers, to compare with."""
     signals: StopSignal
     tell: Callable[[Event], None]
 
@@ -182,6 +186,7 @@ class _Work:
             self.lessons.lessons,
             learned,
             before.surprises,
+            before.gibberish,
             before.figures,
             await self.probes.figures(self.client),
         )
@@ -199,6 +204,7 @@ class _Work:
         before = Before(
             figures=await self.probes.figures(self.client),
             surprises=tuple(await surprises(self.client, self.lessons)),
+            gibberish=fmean(await surprises(self.client, self.gibberish)),
         )
         write_atomic(kept, before.model_dump_json())
         return before
