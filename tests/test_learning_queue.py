@@ -183,3 +183,37 @@ def test_lessons_deleted_or_corrected_anew_leave_a_queued_job(store: Store) -> N
     store.feedback.edit(2, correction="better")
     assert [lesson.feedback_id for lesson in store.queue.lessons(job.id)] == [3]
     assert [row.id for row in store.feedback.buffer()] == [2]
+
+
+def test_a_rebuild_holds_every_lesson_that_stands(store: Store) -> None:
+    with pytest.raises(TrainingError, match="no lesson"):
+        store.queue.rebuild(SETTINGS)
+    store.teach(3)
+    job = store.queue.enqueue(SETTINGS, reason="now")
+    with pytest.raises(TrainingError, match="queued, and holds lessons"):
+        store.queue.rebuild(SETTINGS)
+    store.queue.claim()
+    store.queue.finish(job.id, "one", complete([1, 2, 3], []))
+    assert not store.feedback.in_weights([store.feedback.get(1)][:0])
+    gone = store.feedback.delete(1)
+    assert store.feedback.in_weights([gone])
+    store.teach(1, start=3)
+    assert not store.feedback.in_weights(store.feedback.buffer())
+    again = store.queue.rebuild(SETTINGS)
+    spec = JobSpec.read(again.folder)
+    assert [lesson.target for lesson in spec.lessons] == ["a 1", "a 2", "a 3"]
+    assert spec.training.start_from == "base" and again.reason == "rebuild"
+    # What was trained and fails to be trained anew waits in the buffer, not nowhere.
+    store.queue.claim()
+    store.queue.give_up(again.id, "failed", "no memory")
+    assert store.feedback.state().count == 3
+
+
+def test_lessons_of_a_refused_adapter_are_set_aside(store: Store) -> None:
+    store.teach(3)
+    job = store.queue.enqueue(SETTINGS, reason="now")
+    store.queue.claim()
+    store.queue.finish(job.id, "one", complete([1, 2, 3], []), set_aside=True)
+    assert store.feedback.lessons_trained() == []
+    assert [row.status for row in store.feedback.list()] == ["dropped"] * 3
+    assert store.queue.enqueue_if_due(SETTINGS) is None

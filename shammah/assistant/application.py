@@ -318,6 +318,16 @@ class Assistant:
         await self._refresh(await self.workspace())
         return job
 
+    async def rebuild(self) -> Job:
+        """Queue a job with every lesson that stands, from the base model.
+
+        Raises:
+            TrainingError: there is no lesson, or another job is on its way.
+        """
+        job = await (await self.trainer()).rebuild()
+        await self._refresh(await self.workspace())
+        return job
+
     async def _published(self, adapter: Adapter) -> None:
         """A trained adapter is in the library: the next answer uses it if it was made active."""
         await self._refresh(await self.workspace())

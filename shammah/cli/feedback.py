@@ -65,22 +65,28 @@ def edit(options: Namespace) -> int:
 def delete(options: Namespace) -> int:
     with open_workspace(options) as workspace:
         row = workspace.feedback.delete(options.number)
+        held = workspace.feedback.in_weights([row])
     if options.json:
         emit(feedback_record(row))
     else:
         say(f"Feedback #{row.id} is deleted; shammah feedback undo brings it back.")
+    if held:
+        tell(wording.STILL_HELD)
     return 0
 
 
 def undo(options: Namespace) -> int:
     with open_workspace(options) as workspace:
         rows = workspace.feedback.undo_all()
+        held = workspace.feedback.in_weights(row for row in rows if row.status == "deleted")
     if not rows:
         raise FeedbackError("There is no feedback left to take back.")
     if options.json:
         emit([feedback_record(row) for row in rows])
     else:
         say(wording.taken_back(rows))
+    if held:
+        tell(wording.STILL_HELD)
     return 0
 
 

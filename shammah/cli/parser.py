@@ -138,6 +138,10 @@ def _adapters(commands: Any) -> None:
     compare = _action(actions, "compare", "how two differ, and how they do", "adapters:compare")
     compare.add_argument("name")
     compare.add_argument("other", nargs="?", help="its parent, unless another one is named")
+    rebuild = _action(
+        actions, "rebuild", "train every lesson that stands anew, from the base", "train:rebuild"
+    )
+    rebuild.add_argument("--wait", action="store_true", help="run it here and wait for its end")
     load = _action(actions, "load", "answer with it from now on", "adapters:load")
     load.add_argument("name")
     _action(actions, "unload", "answer with the base model", "adapters:unload")

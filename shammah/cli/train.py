@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from argparse import Namespace
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ LOOK_SECONDS = 0.2
 
 def now(options: Namespace) -> int:
     if options.wait:
-        return asyncio.run(_run_here(options, resume=False))
+        return asyncio.run(_run_here(options, lambda trainer: trainer.request("now", join=True)))
     with open_workspace(options) as workspace:
         job = workspace.queue.enqueue(workspace.settings, reason="now")
     return _report(options, job, "The next chat runs it, or `shammah train now --wait`.")
@@ -33,12 +34,20 @@ def now(options: Namespace) -> int:
 
 def resume(options: Namespace) -> int:
     if options.wait:
-        return asyncio.run(_run_here(options, resume=True))
+        return asyncio.run(_run_here(options, _resumed))
     with open_workspace(options) as workspace:
         job = workspace.queue.resumable()
         if job is None:
             raise TrainingError("No training job was interrupted.")
         job = workspace.queue.requeue(job.id)
+    return _report(options, job, "The next chat runs it, or `shammah train now --wait`.")
+
+
+def rebuild(options: Namespace) -> int:
+    if options.wait:
+        return asyncio.run(_run_here(options, lambda trainer: trainer.rebuild()))
+    with open_workspace(options) as workspace:
+        job = workspace.queue.rebuild(workspace.settings)
     return _report(options, job, "The next chat runs it, or `shammah train now --wait`.")
 
 
@@ -100,18 +109,19 @@ async def _cancel(options: Namespace) -> int:
     return _report(options, job, "Its lessons are in the buffer.")
 
 
-async def _run_here(options: Namespace, *, resume: bool) -> int:
+async def _resumed(trainer: Trainer) -> Job:
+    held = await asyncio.to_thread(trainer.queue.resumable)
+    if held is None:
+        raise TrainingError("No training job was interrupted.")
+    return await trainer.resume(held.id)
+
+
+async def _run_here(options: Namespace, ask: Callable[[Trainer], Awaitable[Job]]) -> int:
+    """Get a job from the trainer, run it in this process, and report its end."""
     assistant = _assistant(options)
     try:
         trainer = await assistant.trainer()
-        if resume:
-            held = await asyncio.to_thread(trainer.queue.resumable)
-            if held is None:
-                raise TrainingError("No training job was interrupted.")
-            job = await trainer.resume(held.id)
-        else:
-            job = await trainer.request("now", join=True)
-        job = await _watch(trainer, job)
+        job = await _watch(trainer, await ask(trainer))
     except asyncio.CancelledError:
         tell("Interrupted. `shammah train resume --wait` goes on, and so does the next chat.")
         raise

@@ -19,7 +19,7 @@ from shammah.feedback.records import BufferState, Feedback, FeedbackStatus
 from shammah.feedback.rows import feedback_of, settle
 from shammah.settings import FeedbackSettings
 from shammah.storage.database import Database
-from shammah.storage.schema import FeedbackRow, JobLessonRow
+from shammah.storage.schema import FeedbackRow, JobLessonRow, JobRow
 
 
 class LessonBuffer:
@@ -41,6 +41,12 @@ class LessonBuffer:
         """What was trained before and still stands, oldest first: the material of replay."""
         with self._db.read() as session:
             return [feedback_of(row) for row in session.scalars(_oldest_first("trained"))]
+
+    def standing(self, *, session: Session | None = None) -> builtins.list[Feedback]:
+        """Every lesson that stands, trained already or not, oldest first."""
+        with self._reading(session) as reading:
+            rows = [*reading.scalars(_oldest_first("trained", "buffered"))]
+            return [found for row in rows if (found := feedback_of(row)).target is not None]
 
     def state(self, *, session: Session | None = None) -> BufferState:
         """How full the buffer is."""
@@ -66,6 +72,17 @@ class LessonBuffer:
             for adapter, rating, count in session.execute(query):
                 found.setdefault(str(adapter), {})[str(rating)] = count
         return found
+
+    def in_weights(self, rows: Iterable[Feedback]) -> bool:
+        """Whether any of it was in a job that is done: taking it back does not undo that."""
+        query = (
+            select(JobLessonRow.feedback_id)
+            .join(JobRow, JobRow.id == JobLessonRow.job_id)
+            .where(JobRow.status == "done")
+            .where(JobLessonRow.feedback_id.in_([row.id for row in rows]))
+        )
+        with self._db.read() as session:
+            return session.scalar(query.limit(1)) is not None
 
     def get(self, feedback_id: int) -> Feedback:
         """One feedback, deleted or not.
@@ -99,13 +116,19 @@ class LessonBuffer:
             return [feedback_of(row) for row in session.scalars(query)]
 
     def begin_training(
-        self, feedback_ids: Iterable[int], job_id: int, *, session: Session | None = None
+        self,
+        feedback_ids: Iterable[int],
+        job_id: int,
+        *,
+        again: bool = False,
+        session: Session | None = None,
     ) -> builtins.list[Feedback]:
         """Move feedback from the buffer into a job, and note it in `job_lessons`.
 
         Args:
             feedback_ids: what the job is to teach; what is no longer in the buffer is left out.
             job_id: a row of `jobs`.
+            again: take what was trained before as well.
             session: a `Database.write()` session to take part in, so that the job and its lessons
                 are committed together. None opens one.
 
@@ -113,8 +136,11 @@ class LessonBuffer:
             What was moved, oldest first. Only that may be taught.
         """
         with self._writing(session) as writing:
+            statuses: tuple[FeedbackStatus, ...] = ("buffered",)
+            if again:
+                statuses = ("buffered", "trained")
             rows = writing.scalars(
-                _oldest_first("buffered").where(FeedbackRow.id.in_(list(feedback_ids)))
+                _oldest_first(*statuses).where(FeedbackRow.id.in_(list(feedback_ids)))
             ).all()
             for row in rows:
                 row.status, row.job_id, row.learned = "training", job_id, None
@@ -146,7 +172,7 @@ class LessonBuffer:
                 select(JobLessonRow).where(JobLessonRow.job_id == job_id)
             ):
                 lesson.learned = lesson.feedback_id in learned
-            rows = writing.scalars(_oldest_first("training", job_id)).all()
+            rows = writing.scalars(_oldest_first("training", job_id=job_id)).all()
             for row in rows:
                 row.status = "dropped" if set_aside else "trained"
                 row.learned = None if set_aside else row.id in learned
@@ -162,7 +188,7 @@ class LessonBuffer:
         the status it has now.
         """
         with self._writing(session) as writing:
-            rows = writing.scalars(_oldest_first("training", job_id)).all()
+            rows = writing.scalars(_oldest_first("training", job_id=job_id)).all()
             for row in rows:
                 settle(row)
             self._drop_excess(writing)
@@ -229,8 +255,8 @@ def unknown(feedback_id: int) -> FeedbackError:
     )
 
 
-def _oldest_first(status: FeedbackStatus, job_id: int | None = None) -> Select[FeedbackRow]:
-    query = select(FeedbackRow).where(FeedbackRow.status == status)
+def _oldest_first(*statuses: FeedbackStatus, job_id: int | None = None) -> Select[FeedbackRow]:
+    query = select(FeedbackRow).where(FeedbackRow.status.in_(statuses))
     if job_id is not None:
         query = query.where(FeedbackRow.job_id == job_id)
     return query.order_by(FeedbackRow.updated_at, FeedbackRow.id)

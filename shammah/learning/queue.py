@@ -137,6 +137,30 @@ class JobQueue:
             buffered = self._feedback.buffer(session=session)
             return self._insert(session, buffered, settings, fingerprint, reason)
 
+    def rebuild(self, settings: Settings) -> Job:
+        """Queue one job with every lesson that stands, trained before or not, from the base model:
+        what was taken back or changed since is then no longer in the weights.
+
+        Raises:
+            TrainingError: there is no lesson, or another job is on its way.
+        """
+        training = settings.training.model_copy(update={"start_from": "base"})
+        fresh = settings.model_copy(update={"training": training})
+        fingerprint = _fingerprint(settings)
+        with self._database.write() as session:
+            other = session.scalars(
+                select(JobRow).where(JobRow.status.in_(("queued", "running", "interrupted")))
+            ).first()
+            if other is not None:
+                raise TrainingError(
+                    f"Training job {other.id} is {other.status}, and holds lessons.",
+                    hint="Wait for its end, or end it with /train cancel.",
+                )
+            lessons = self._feedback.standing(session=session)
+            if not lessons:
+                raise TrainingError("There is no lesson to train on.")
+            return self._insert(session, lessons, fresh, fingerprint, "rebuild", again=True)
+
     def requeue(self, job_id: int) -> Job:
         """Put an interrupted job back into the queue; it goes on from its checkpoint.
 
@@ -270,6 +294,8 @@ class JobQueue:
         settings: Settings,
         fingerprint: str,
         reason: str,
+        *,
+        again: bool = False,
     ) -> Job:
         row = JobRow(
             status="queued",
@@ -285,7 +311,7 @@ class JobQueue:
         row.folder = str(row.id)
         session.flush()
         taken = self._feedback.begin_training(
-            [feedback.id for feedback in buffered], row.id, session=session
+            [feedback.id for feedback in buffered], row.id, again=again, session=session
         )
         # The folder is written before the commit: a row never lacks its folder. A folder whose row
         # was rolled back is written over by the next job, which gets the same number.

@@ -140,6 +140,16 @@ class Trainer:
         self._poke()
         return job
 
+    async def rebuild(self) -> Job:
+        """Queue one job with every lesson that stands, from the base (see `JobQueue.rebuild`).
+
+        Raises:
+            TrainingError: there is no lesson, or another job is on its way.
+        """
+        job = await asyncio.to_thread(self.queue.rebuild, self._settings())
+        self._poke()
+        return job
+
     def feedback_added(self) -> None:
         """The buffer changed: queue a job if it is full enough. Returns at once."""
         task = asyncio.create_task(self._look_at_buffer())

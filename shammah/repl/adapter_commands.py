@@ -60,6 +60,11 @@ async def _compare(chat: Chat, words: Sequence[str]) -> None:
     chat.say(wording.adapter_comparison(found, coloured=chat.screen.coloured))
 
 
+async def _rebuild(chat: Chat, words: Sequence[str]) -> None:
+    _exactly(words, "rebuild")
+    chat.say(wording.queued(await chat.assistant.rebuild()))
+
+
 async def _rename(chat: Chat, words: Sequence[str]) -> None:
     old, new = _exactly(words, "rename OLD NEW")
     adapter = await chat.assistant.adapter_rename(old, new)
@@ -102,6 +107,7 @@ SUBCOMMANDS: dict[str, Callable[[Chat, Sequence[str]], Awaitable[None]]] = {
     "unload": _unload,
     "show": _show,
     "compare": _compare,
+    "rebuild": _rebuild,
     "rename": _rename,
     "delete": _delete,
     "rollback": _rollback,

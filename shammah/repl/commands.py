@@ -170,7 +170,7 @@ _LIST = (
     ),
     Command(
         "/adapters",
-        "[list|load|unload|show|compare|rename|delete|rollback|export|import]",
+        "[list|load|unload|show|compare|rebuild|rename|delete|rollback|export|import]",
         "what was learned",
         "list                  every adapter, the active one marked\n"
         "load NAME             the next answer uses it; remembered across restarts\n"
@@ -178,6 +178,7 @@ _LIST = (
         "rollback              goes back to the one before\n"
         "show [NAME]           lessons, figures and parent\n"
         "compare NAME [OTHER]  how two differ, and how they do; OTHER is its parent if not named\n"
+        "rebuild               trains every lesson that stands anew, from the base model\n"
         "rename OLD NEW        gives it another name\n"
         "delete NAME           removes it; not the active one\n"
         "export NAME FOLDER    writes PEFT's layout; --with-lessons adds the lessons' text\n"

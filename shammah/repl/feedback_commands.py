@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from shammah.errors import FeedbackError, UsageError
@@ -10,7 +11,7 @@ from shammah.repl import wording
 from shammah.repl.registry import Chat, Handler, choose, number_of
 
 if TYPE_CHECKING:
-    from shammah.feedback.records import Rating
+    from shammah.feedback.records import Feedback, Rating
     from shammah.feedback.store import FeedbackStore
 
 SUBCOMMANDS = ("list", "show", "undo", "edit", "delete")
@@ -60,13 +61,20 @@ async def feedback(chat: Chat, argument: str) -> None:
         if not rows:
             raise FeedbackError("There is no feedback left to take back.")
         await _changed(chat, store, wording.taken_back(rows))
+        await _say_if_held(chat, store, [row for row in rows if row.status == "deleted"])
     elif word == "delete":
         row = await asyncio.to_thread(store.delete, number_of(rest, "/feedback delete"))
         await _changed(
             chat, store, f"Feedback #{row.id} is deleted; /feedback undo brings it back."
         )
+        await _say_if_held(chat, store, [row])
     else:
         await _edit(chat, store, rest)
+
+
+async def _say_if_held(chat: Chat, store: FeedbackStore, rows: Sequence[Feedback]) -> None:
+    if await asyncio.to_thread(store.in_weights, rows):
+        chat.say(wording.STILL_HELD)
 
 
 async def _list(chat: Chat, store: FeedbackStore, argument: str) -> None:

@@ -112,6 +112,12 @@ def status(row: Feedback) -> str:
     return row.status
 
 
+STILL_HELD = (
+    "It was trained already: the adapters since then hold it. The next job trains without it; "
+    "/adapters rebuild trains the others anew."
+)
+
+
 def taken_back(rows: Sequence[Feedback]) -> str:
     """What `undo` did."""
     row = rows[0]
