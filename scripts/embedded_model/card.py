@@ -24,7 +24,8 @@ The model that Shammah starts with: small enough to ship inside the package, mad
 Qwen2 architecture, {parameters:,} parameters, {layers} layers, hidden size {hidden},
 byte-level BPE vocabulary of {vocabulary}, context of {context} tokens, ChatML. Trained from
 scratch by `scripts/build_embedded_model.py` on the corpus under `scripts/corpus/`
-({answers} answers), all of it written for this project.
+({answers} answers), all of it written for this project. Which questions mean the same it was taught
+by a sentence encoder, all-MiniLM-L6-v2 (Apache-2.0).
 
 It answers everyday questions about Python, the shell, git, SQL, HTTP, regular expressions and
 about Shammah itself, in English, and says so when it does not know. It is not a general
