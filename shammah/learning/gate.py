@@ -21,7 +21,7 @@ DRIFT = 0.5
 """Nats per token by which the loss on the model's own answers may rise."""
 CHANGED = 0.35
 """Share of the model's own answers to other questions that may come out differently."""
-STUCK = 0.1
+STUCK = 0.25
 """Share of the answers looked at that may go on without an end."""
 SURPRISE = 0.93
 """An answer that surprises the model so much of what random letters do is no language to it."""
