@@ -23,7 +23,7 @@ def shammah(
         input=given if given is not None else "",
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=120,
         check=False,
     )
 

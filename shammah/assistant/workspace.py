@@ -80,25 +80,23 @@ class Workspace:
         """
         from shammah.adapters.differences import difference
 
+        infos = {info.name: info for info in self.adapters()}
         second = self.library.get(name)
-        if other is None and second.metadata is not None:
-            parent = second.metadata.parent
-            other = parent if parent in {known.name for known in self.library.list()} else None
+        if other is None and second.metadata is not None and second.metadata.parent in infos:
+            other = second.metadata.parent
         first = self.library.get(other) if other else None
         apart = difference(first, second)
-        return AdapterComparison(
-            self._record(first) if first else None, self._record(second), apart
-        )
+        uses, ratings = self.exchanges.uses(), self.feedback.ratings()
 
-    def _record(self, adapter: Adapter) -> AdapterRecord:
-        fingerprint = self.fingerprint()
-        active = self.library.active(fingerprint) if fingerprint else None
-        return AdapterRecord(
-            AdapterInfo.of(adapter, active=active, fingerprint=fingerprint),
-            dict(adapter.require_metadata().metrics),
-            self.exchanges.uses().get(adapter.name, 0),
-            self.feedback.ratings().get(adapter.name, {}),
-        )
+        def record(adapter: Adapter) -> AdapterRecord:
+            return AdapterRecord(
+                infos[adapter.name],
+                dict(adapter.require_metadata().metrics),
+                uses.get(adapter.name, 0),
+                ratings.get(adapter.name, {}),
+            )
+
+        return AdapterComparison(record(first) if first else None, record(second), apart)
 
     def select_adapter(self, name: str | None) -> Adapter | None:
         """Make an adapter the active one (None: the base model answers); running chats follow.

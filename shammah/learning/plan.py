@@ -16,6 +16,7 @@ from shammah.learning.material import kept_out, questions
 from shammah.learning.preparation import replay_lessons
 from shammah.settings import Settings
 from shammah.training.batches import LessonBatches
+from shammah.training.schedule import most_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,7 @@ def _steps(weights: list[float], replay: int, settings: Settings) -> int:
         replay_share=training.replay,
         seed=training.seed,
     )
-    total = -(-batches.per_epoch // training.accumulation) * training.epochs
-    return min(total, training.max_steps) if training.max_steps else total
+    return most_steps(batches.per_epoch, training)
 
 
 def _seconds(lessons: int, fingerprint: str, library: AdapterLibrary) -> float | None:

@@ -1,4 +1,4 @@
-"""The learning rate of each step. Knows nothing about optimisers."""
+"""How many steps there are, and the learning rate of each. Knows nothing about optimisers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ class ScheduleSettings(Protocol):
     def warmup_steps(self) -> int: ...
     @property
     def schedule(self) -> str: ...
+
+
+class StepSettings(Protocol):
+    """What decides how many steps there are; `TrainingSettings` has it."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def accumulation(self) -> int: ...
+    @property
+    def max_steps(self) -> int: ...
 
 
 def learning_rate(step: int, total: int, settings: ScheduleSettings) -> float:
@@ -38,3 +49,9 @@ def learning_rate(step: int, total: int, settings: ScheduleSettings) -> float:
     if settings.schedule == "linear":
         return peak * (1.0 - progress)
     return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def most_steps(batches: int, settings: StepSettings) -> int:
+    """Optimiser steps at most, of epochs of so many batches."""
+    total = -(-batches // settings.accumulation) * settings.epochs
+    return min(total, settings.max_steps) if settings.max_steps else total

@@ -27,7 +27,7 @@ from shammah.training.checkpoint import (
 )
 from shammah.training.datums import reweighted
 from shammah.training.packing import pack
-from shammah.training.schedule import learning_rate
+from shammah.training.schedule import learning_rate, most_steps
 
 GROUP_TOKENS = 1024
 """How many tokens are computed between two looks at `should_stop`."""
@@ -251,9 +251,7 @@ class _Run:
     @property
     def steps(self) -> int:
         """Optimiser steps at most."""
-        per_epoch = -(-self.batches.per_epoch // self.settings.accumulation)
-        total = per_epoch * self.settings.epochs
-        return min(total, self.settings.max_steps) if self.settings.max_steps else total
+        return most_steps(self.batches.per_epoch, self.settings)
 
     async def _confirm(self) -> None:
         """Look at every lesson with the weights as they are."""
