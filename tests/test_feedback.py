@@ -19,6 +19,7 @@ from shammah.errors import FeedbackError, StorageError
 from shammah.feedback.exchanges import Exchange, ExchangeStore
 from shammah.feedback.records import BufferState, Draft
 from shammah.feedback.store import Feedback, FeedbackStore
+from shammah.learning.lessons import lesson_from
 from shammah.messages import assistant, system, user
 from shammah.settings import FeedbackSettings
 from shammah.storage.database import Database
@@ -134,13 +135,17 @@ def test_good_rating_teaches_the_answer(store: FeedbackStore, ask: Ask) -> None:
 @pytest.mark.parametrize("rating", ["critical", "medium"])
 def test_condemned_answer_is_never_a_target(store: FeedbackStore, ask: Ask, rating: str) -> None:
     exchange = ask()
-    waiting = store.rate(exchange.id, rating, note="wrong").feedback  # type: ignore[arg-type]
-    assert (waiting.target, waiting.status) == (None, "waiting")
-    assert store.state() == BufferState(0, 0.0, 10, "count", 100, 1)
-    assert store.buffer() == []
-    corrected = store.edit(waiting.id, correction="A row of things.").feedback
+    weight = {"critical": 10.0, "medium": 3.0}[rating]
+    condemned = store.rate(exchange.id, rating, note="wrong").feedback  # type: ignore[arg-type]
+    assert (condemned.target, condemned.status) == (None, "buffered")
+    assert lesson_from(condemned).objective == "revise"
+    assert lesson_from(store.edit(condemned.id, note="").feedback).objective == "avoid"
+    assert store.state() == BufferState(1, weight, 10, "count", 100, 0)
+    corrected = store.edit(condemned.id, correction="A row of things.").feedback
     assert (corrected.target, corrected.status) == ("A row of things.", "buffered")
-    assert corrected.weight == {"critical": 10.0, "medium": 3.0}[rating]
+    lesson = lesson_from(corrected)
+    assert (lesson.objective, lesson.rejected) == ("prefer", "A tree.")
+    assert corrected.weight == weight
 
 
 def test_second_rating_replaces_the_first(store: FeedbackStore, ask: Ask) -> None:
@@ -185,6 +190,37 @@ def test_what_cannot_be_rated(store: FeedbackStore, ask: Ask) -> None:
 def test_good_rating_of_an_empty_answer_teaches_nothing(store: FeedbackStore, ask: Ask) -> None:
     recorded = store.rate(ask(response=" \n").id, "good")
     assert (recorded.feedback.target, recorded.feedback.status) == (None, "waiting")
+
+
+def test_an_answer_tried_again_and_rated_good_is_preferred(store: FeedbackStore, ask: Ask) -> None:
+    first, second, third = (ask(response=text) for text in ("A tree.", "A bush.", "A row."))
+    assert store.rate(second.id, "good").feedback.preferred_over == "A tree."
+    done = store.rate(third.id, "good").feedback
+    assert done.preferred_over is None, "the one before was good as well"
+    store.rate(second.id, "medium")
+    lesson = lesson_from(store.rate(third.id, "good").feedback)
+    assert (lesson.objective, lesson.target, lesson.rejected) == ("prefer", "A row.", "A bush.")
+    assert store.rate(first.id, "good").feedback.preferred_over is None
+    other = ask(session="another", response="A tree.")
+    assert store.rate(other.id, "good").feedback.preferred_over is None
+
+
+def test_a_revision_is_taught_until_it_is_refused(store: FeedbackStore, ask: Ask) -> None:
+    number = store.rate(ask().id, "critical", note="more exact").feedback.id
+    with pytest.raises(FeedbackError, match="has no revision"):
+        store.decide(number, True)
+    proposed = store.propose(number, "An ordered row.").feedback
+    assert (proposed.target, proposed.revision_accepted) == ("An ordered row.", None)
+    assert lesson_from(proposed).objective == "towards"
+    assert store.decide(number, True).feedback.revision_accepted is True
+    refused = store.decide(number, False).feedback
+    assert (refused.target, lesson_from(refused).objective) == (None, "avoid")
+    assert store.undo() is not None
+    assert store.get(number).target == "An ordered row."
+    assert store.edit(number, note="less exact").feedback.revision is None, "it was of another note"
+    good = store.rate(ask().id, "good", note="fine").feedback
+    with pytest.raises(FeedbackError, match="needs no revision"):
+        store.propose(good.id, "An ordered row.")
 
 
 def test_warnings(store: FeedbackStore, ask: Ask) -> None:
@@ -520,7 +556,7 @@ def test_undo_walks_back_through_any_history(
         assert state.weight == sum(f.weight for f in buffered)
         assert state.waiting == sum(f.status == "waiting" for f in rows)
         for feedback in rows:
-            assert (feedback.target is None) == (feedback.status == "waiting")
+            assert feedback.teaches == (feedback.status != "waiting")
             assert feedback.target != feedback.response or feedback.rating == "good"
     for earlier in history[-2::-1]:
         assert store.undo() is not None

@@ -106,10 +106,14 @@ def test_a_condemned_answer_is_never_a_target(store: Store) -> None:
     store.feedback.add((user("q"),), "wrong", "critical", None, "no", None, "m")
     store.feedback.add((user("p"),), "right", "good", None, None, None, "m")
     job = store.queue.enqueue(SETTINGS, reason="now")
-    assert [lesson.target for lesson in store.queue.lessons(job.id)] == ["right"]
-    (condemned,) = store.feedback.list("waiting")
-    with pytest.raises(TrainingError, match="no target"):
-        lesson_from(condemned)
+    condemned, praised = store.queue.lessons(job.id)
+    assert (condemned.target, condemned.rejected) == (None, "wrong")
+    assert (praised.target, praised.rejected) == ("right", None)
+    store.feedback.add((user("e"),), " ", "good", None, None, "c", "m")
+    empty = store.feedback.edit(3, correction="").feedback
+    assert empty.status == "waiting"
+    with pytest.raises(TrainingError, match="teaches nothing"):
+        lesson_from(empty)
 
 
 def test_a_finished_job_leaves_its_lessons_trained(store: Store) -> None:

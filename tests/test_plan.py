@@ -23,9 +23,12 @@ def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
 
     planned = shammah_json(tmp_path, "train", "plan")
     ways = {item["feedback_id"]: item["examples"] for item in planned["lessons"]}
-    assert ways[2] == 0 and ways[1] > 1 and ways[3] > 1 and 4 not in ways
+    assert ways[2] == 0 and ways[1] > 1 and ways[3] > 1 and ways[4] == 1
     assert "feedback 1" in planned["lessons"][1]["problem"]
-    assert planned["waiting"] == 1
+    assert [item["objective"] for item in planned["lessons"]] == [
+        *("towards", "towards", "towards", "avoid")
+    ]
+    assert planned["waiting"] == 0
     assert planned["parent"] is planned["seconds"] is None
     assert planned["anchors"] >= 150 and planned["training_bytes"] > 100e6
 
@@ -34,12 +37,12 @@ def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
     metrics = shammah_json(tmp_path, "adapters", "show", listed["name"])["metrics"]
     assert metrics["examples"] == sum(count > 0 for count in ways.values())
     assert 0 < metrics["steps"] <= planned["steps_at_most"]
-    assert job["learned"] == 2
+    assert job["learned"] == 3
 
     found = shammah_json(tmp_path, "adapters", "compare", listed["name"])
     assert found["first"] is None and found["second"]["info"]["failures"] == []
     assert {lesson["query"] for lesson in found["difference"]["added"]} == {
-        row["query"] for row in LESSONS[:3]
+        row["query"] for row in LESSONS
     }
     assert all(layer["difference"] > 0 for layer in found["difference"]["layers"])
 

@@ -80,12 +80,12 @@ def test_answers_are_rated_and_corrected(chat: Terminal) -> None:
     shown = chat.submit_and_wait("/critical too long", "Training buffer:")
     assert "🔴 Feedback recorded (weight: 10x)" in shown
     assert "Note: too long" in shown
-    assert "Waiting" in shown and "/correct" in shown
+    assert "revise" in shown and "/correct" in shown
     shown = chat.submit_and_wait("/correct I am Shammah.", "Training buffer:")
     assert "Replaces what you said" in shown
     assert "Training buffer: 1 example (10.0 weighted)" in shown
     assert "1/10 (10.0)" in chat.lines[-1]
-    assert "waiting" in chat.submit_and_wait("/feedback undo", "Training buffer:")
+    assert "as it was before" in chat.submit_and_wait("/feedback undo", "Training buffer:")
     assert "🟢" in chat.submit_and_wait("/good my key is AKIAIOSFODNN7EXAMPLE", "Warning:")
 
 

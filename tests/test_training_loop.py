@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSett
 from shammah.training.batches import LessonBatches
 from shammah.training.checkpoint import latest_checkpoint
 from shammah.training.datums import datum, from_tokens
+from shammah.training.examples import Example, supervised
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.packing import bucket, pack
 from shammah.training.schedule import learning_rate
@@ -158,6 +160,10 @@ def short(seed: int) -> Datum:
     return from_tokens(tokens, [0.0] * 6 + [1.0] * 6)
 
 
+def taught(datums: Iterable[Datum]) -> list[Example]:
+    return [supervised(datum) for datum in datums]
+
+
 async def test_lessons_stick_and_training_ends_then(embedded_model: BaseModel) -> None:
     chosen = TrainingSettings()
     client = LocalTrainingClient(embedded_model, LoraSettings(), chosen)
@@ -166,7 +172,7 @@ async def test_lessons_stick_and_training_ends_then(embedded_model: BaseModel) -
     try:
         before = await client.forward(lessons)
         result = await train_supervised(
-            client, lessons, [10, 10, 10, 3, 1], [], chosen, on_event=events.append
+            client, taught(lessons), [10, 10, 10, 3, 1], [], chosen, on_event=events.append
         )
         assert not any(before.greedy)
         assert result.learned == [True] * 5 and not result.stopped
@@ -193,7 +199,7 @@ async def test_the_classic_preset_takes_nine_steps(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     result = await train_supervised(
         client,
-        [short(number) for number in range(10)],
+        taught(short(number) for number in range(10)),
         [1.0] * 10,
         [],
         classic.training,
@@ -244,7 +250,7 @@ async def run(
 
     return await train_supervised(
         client,
-        [short(number) for number in range(7)],
+        taught(short(number) for number in range(7)),
         [10.0, 3.0, 1.0, 1.0, 1.0, 3.0, 10.0],
         [short(number) for number in range(20, 25)],
         chosen,
@@ -321,7 +327,13 @@ async def test_divergence_keeps_the_last_good_state(
 
     with pytest.raises(DivergenceError, match=r"step 4.*after step 2") as caught:
         await train_supervised(
-            client, lessons, [1, 1], [], chosen, on_event=poison, checkpoint=tmp_path / "state"
+            client,
+            taught(lessons),
+            [1, 1],
+            [],
+            chosen,
+            on_event=poison,
+            checkpoint=tmp_path / "state",
         )
     assert caught.value.hint is not None and "learning_rate" in caught.value.hint
     assert np.isfinite((await client.forward(lessons)).loss)
@@ -335,4 +347,4 @@ async def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
     empty = short(1)
     empty.loss_fn_inputs["weights"].data.fill(0)
     with pytest.raises(EmptyLessonError):
-        await train_supervised(client, [empty], [1.0], [], chosen)
+        await train_supervised(client, taught([empty]), [1.0], [], chosen)

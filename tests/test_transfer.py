@@ -65,12 +65,12 @@ def test_every_kind_of_row(store: FeedbackStore) -> None:
     rows = [r.feedback for r in report.recorded]
     assert [(f.query, f.rating, f.weight, f.target, f.status) for f in rows] == [
         ("q1", "good", 1.0, "r1", "buffered"),
-        ("q2", "critical", 10.0, None, "waiting"),
+        ("q2", "critical", 10.0, None, "buffered"),
         ("q3", "medium", 3.0, "c3", "buffered"),
         ("q4", None, 10.0, "c4", "buffered"),
         ("q5", None, 2.5, "c5", "buffered"),
         ("q6", "good", 1.0, "r6", "buffered"),
-        ("q7", "critical", 10.0, None, "waiting"),
+        ("q7", "critical", 10.0, None, "buffered"),
         ("q8", "good", 4.0, "r8", "buffered"),
         ("q9", "good", 1.0, "r9", "buffered"),
     ]
@@ -184,14 +184,16 @@ def test_secrets_are_pointed_out(store: FeedbackStore) -> None:
 def test_export_by_status(store: FeedbackStore) -> None:
     rows = [
         {"query": "q1", "correction": "c"},
-        {"query": "q2", "response": "r", "rating": "medium"},
+        {"query": "q2", "response": " ", "rating": "medium", "correction": "c"},
     ]
     import_jsonl(store, lines(*rows))
+    store.edit(2, correction=" ")
     deleted = store.add((user("gone"),), None, None, None, None, "c", "").feedback
     store.delete(deleted.id)
     out = io.StringIO()
     assert export_jsonl(store, out, "waiting") == 1
-    assert json.loads(out.getvalue()) == {**rows[1], "weight": 3.0}
+    empty = {"query": "q2", "response": " ", "rating": "medium", "weight": 3.0}
+    assert json.loads(out.getvalue()) == empty
     out = io.StringIO()
     assert export_jsonl(store, out) == 2
     assert json.loads(out.getvalue().splitlines()[0]) == {**rows[0], "weight": 10.0}

@@ -98,6 +98,6 @@ def _lessons(adapter: Adapter | None) -> dict[tuple[int | None, str, str], Lesso
     if adapter is None:
         return {}
     return {
-        (lesson.feedback_id, lesson.query, lesson.target): lesson
+        (lesson.feedback_id, lesson.query, lesson.aim): lesson
         for lesson in adapter.require_metadata().lessons
     }

@@ -42,9 +42,17 @@ class LessonRecord(Record):
 
     feedback_id: int | None
     query: str
-    target: str
+    target: str | None
+    """The answer to give; None where there is only one to keep from, `rejected`."""
     weight: float
     learned: bool
+    rejected: str | None = None
+    objective: str = "towards"
+
+    @property
+    def aim(self) -> str:
+        """What is to come of it, in words for the user."""
+        return self.target if self.target is not None else f"not: {self.rejected}"
 
 
 class AdapterMetadata(Record):

@@ -99,6 +99,7 @@ def export_peft(adapter: Adapter, folder: Path, *, with_lessons: bool = False) -
                 ensure_ascii=False,
             )
             for lesson in metadata.lessons
+            if lesson.target is not None
         ]
         write_atomic(folder / LESSONS, "".join(line + "\n" for line in lines))
     # Last, as the folder is an adapter only with it.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shammah.assistant.workspace import Workspace
     from shammah.feedback.exchanges import Exchange
     from shammah.feedback.store import Rating, Recorded
+    from shammah.generation.answer import Answer
     from shammah.generation.params import GenerationParams
     from shammah.learning.queue import Job
     from shammah.learning.supervisor import Trainer
@@ -216,6 +217,20 @@ class Assistant:
                 settings=asdict(replace(params, seed=answer.seed)),
             )
             self.conversation = (*asked, assistant(answer.text))
+
+    async def aside(self, conversation: Conversation, params: GenerationParams) -> Answer:
+        """The model's answer to something else; the running conversation does not know of it.
+
+        Raises:
+            ContextTooLongError: the prompt alone fills the context.
+            GenerationError: decoding failed.
+            ModelError: the model cannot be loaded.
+        """
+        await self.ready()
+        async with self._answer_lock:
+            _, engine = self._live.require()
+            async with self._priority():
+                return await asyncio.to_thread(engine.generate, conversation, params)
 
     def _params(self, *, again: bool) -> GenerationParams:
         from shammah.generation.params import from_settings

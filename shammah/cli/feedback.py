@@ -62,6 +62,28 @@ def edit(options: Namespace) -> int:
     return 0
 
 
+def accept(options: Namespace) -> int:
+    return _decide(options, accepted=True)
+
+
+def refuse(options: Namespace) -> int:
+    return _decide(options, accepted=False)
+
+
+def _decide(options: Namespace, *, accepted: bool) -> int:
+    with open_workspace(options) as workspace:
+        done = workspace.feedback.decide(options.number, accepted)
+        held = not accepted and workspace.feedback.in_weights([done.feedback])
+        _queue_if_due(workspace)
+    if options.json:
+        emit(feedback_record(done.feedback))
+    else:
+        say(wording.decided(done))
+    if held:
+        tell(wording.STILL_HELD)
+    return 0
+
+
 def delete(options: Namespace) -> int:
     with open_workspace(options) as workspace:
         row = workspace.feedback.delete(options.number)
@@ -157,6 +179,9 @@ def feedback_record(row: Feedback) -> dict[str, Any]:
         "response": row.response,
         "note": row.note,
         "correction": row.correction,
+        "revision": row.revision,
+        "revision_accepted": row.revision_accepted,
+        "preferred_over": row.preferred_over,
         "messages": [message.to_dict() for message in row.messages],
         "model": row.model,
         "adapter": row.adapter,

@@ -177,6 +177,12 @@ def _feedback(commands: Any) -> None:
     edit.add_argument("--rating", choices=("critical", "medium", "good"))
     delete = _action(actions, "delete", "take it out of training", "feedback:delete")
     delete.add_argument("number", type=int)
+    for name, what in (
+        ("accept", "the model's own revision is right"),
+        ("refuse", "the model's own revision is wrong, and is not taught"),
+    ):
+        decide = _action(actions, name, what, f"feedback:{name}")
+        decide.add_argument("number", type=int)
     _action(actions, "undo", "take back the last thing done", "feedback:undo")
     take = _action(actions, "import", "take feedback from a JSONL file", "feedback:take")
     take.add_argument("file", help="a file, or - for the input")

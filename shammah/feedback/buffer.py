@@ -6,7 +6,7 @@ Knows capacity, threshold and places; `store` knows what users say, `learning` h
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ class LessonBuffer:
         """Every lesson that stands, trained already or not, oldest first."""
         with self._reading(session) as reading:
             rows = [*reading.scalars(_oldest_first("trained", "buffered"))]
-            return [found for row in rows if (found := feedback_of(row)).target is not None]
+            return [found for row in rows if (found := feedback_of(row)).teaches]
 
     def state(self, *, session: Session | None = None) -> BufferState:
         """How full the buffer is."""
@@ -157,6 +157,7 @@ class LessonBuffer:
         job_id: int,
         learned_ids: Iterable[int],
         *,
+        revisions: Mapping[int, str] | None = None,
         set_aside: bool = False,
         session: Session | None = None,
     ) -> builtins.list[Feedback]:
@@ -165,6 +166,9 @@ class LessonBuffer:
 
         One that was not learned does not go back into the buffer: the same training would fail on
         it again, and start a job for ever. What the user changed meanwhile is left as it is.
+
+        Args:
+            revisions: what the model made of answers with a note, by feedback id.
         """
         learned = set(learned_ids)
         with self._writing(session) as writing:
@@ -176,6 +180,8 @@ class LessonBuffer:
             for row in rows:
                 row.status = "dropped" if set_aside else "trained"
                 row.learned = None if set_aside else row.id in learned
+                if row.revision is None and revisions and row.id in revisions:
+                    row.revision = revisions[row.id]
             writing.flush()
             return [feedback_of(row) for row in rows]
 

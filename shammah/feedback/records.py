@@ -16,8 +16,8 @@ RATINGS: tuple[Rating, ...] = get_args(Rating)
 
 FeedbackStatus = Literal["buffered", "waiting", "training", "trained", "dropped", "deleted"]
 STATUSES: tuple[FeedbackStatus, ...] = get_args(FeedbackStatus)
-"""buffered: awaits training. waiting: has nothing to train towards yet (a bad answer without a
-correction). training: in a queued or running job. trained: was in a finished job. dropped: fell out
+"""buffered: awaits training. waiting: teaches nothing yet (an empty answer without a correction).
+training: in a queued or running job. trained: was in a finished job. dropped: fell out
 of a full buffer, or was in a job whose adapter was refused. deleted: taken back, but on record."""
 
 
@@ -43,11 +43,30 @@ class Feedback:
     job_id: int | None
     learned: bool | None = None
     """After training: whether the model then answered as taught."""
+    preferred_over: str | None = None
+    """Another answer to the same prompt, which this one was tried again in place of."""
+    revision: str | None = None
+    """The model's own answer after it was shown the note."""
+    revision_accepted: bool | None = None
+    """What the user said of the revision; None: nothing yet."""
 
     @property
     def target(self) -> str | None:
         """The answer to train towards; never one that was rated critical or medium."""
-        return target(self.response, self.rating, self.correction)
+        found = target(self.response, self.rating, self.correction)
+        if found is None and self.revision_accepted is not False:
+            return self.revision
+        return found
+
+    @property
+    def teaches(self) -> bool:
+        """Whether anything can be learned of it: an answer to give, or one to keep from."""
+        return teaches(self.response, self.rating, self.correction)
+
+    @property
+    def revisable(self) -> bool:
+        """Whether a note says what to change, and nothing says what the right answer is."""
+        return bool(self.note) and target(self.response, self.rating, self.correction) is None
 
     @property
     def query(self) -> str:
@@ -65,7 +84,7 @@ class BufferState:
     threshold_by: Literal["count", "weight"]
     capacity: int
     waiting: int
-    """Bad answers without a correction: stored, but not counted above."""
+    """Those that teach nothing yet: stored, but not counted above."""
 
     @property
     def reached(self) -> bool:
@@ -117,3 +136,10 @@ def target(response: str | None, rating: str | None, correction: str | None) -> 
     if correction and correction.strip():
         return correction
     return response if rating == "good" and response and response.strip() else None
+
+
+def teaches(response: str | None, rating: str | None, correction: str | None) -> bool:
+    """Whether there is an answer to give, or a bad one to keep from."""
+    if target(response, rating, correction) is not None:
+        return True
+    return rating is not None and bool(response and response.strip())

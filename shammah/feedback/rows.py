@@ -14,13 +14,22 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from shammah.errors import StorageError
-from shammah.feedback.records import Feedback, target
+from shammah.feedback.records import Feedback, teaches
 from shammah.storage.schema import FeedbackActionRow, FeedbackRow, JobLessonRow, JobRow
 
 Snapshot = dict[str, Any]
 """The columns of a feedback row that can change, as JSON values."""
 
-_FIELDS = ("rating", "weight", "note", "correction", "status", "learned", "job_id")
+_SAID = (
+    "rating",
+    "weight",
+    "note",
+    "correction",
+    "preferred_over",
+    "revision",
+    "revision_accepted",
+)
+_FIELDS = (*_SAID, "status", "learned", "job_id")
 _TIMES = ("created_at", "updated_at")
 _OPEN_JOBS = ("queued", "running", "interrupted")
 _FEEDBACK = TypeAdapter(Feedback)
@@ -39,14 +48,19 @@ def feedback_of(row: FeedbackRow) -> Feedback:
         raise StorageError(f"Feedback {row.id} is damaged in the database: {error}.") from error
 
 
-def target_of(row: FeedbackRow) -> str | None:
-    """What the row teaches (see `records.target`)."""
-    return target(row.response, row.rating, row.correction)
+def taught_by(row: FeedbackRow) -> tuple[Any, ...]:
+    """What decides what the row teaches; where it changes, it is to be learned anew."""
+    feedback = feedback_of(row)
+    target = feedback.target
+    # A note matters only where there is nothing better to go by, and a revision that was proposed
+    # is what came of it.
+    note = feedback.note if target is None else None
+    return (target, feedback.rating != "good", feedback.preferred_over, note, feedback.weight)
 
 
 def settle(row: FeedbackRow) -> None:
     """Put a row that teaches something new where it belongs: in the buffer, or waiting."""
-    row.status = "buffered" if target_of(row) is not None else "waiting"
+    row.status = "buffered" if teaches(row.response, row.rating, row.correction) else "waiting"
     row.job_id = None
     row.learned = None
 
@@ -113,13 +127,13 @@ def _restore(session: Session, row: FeedbackRow, before: Snapshot | None, after:
         return
     # Training may have moved the row on since the action; its place is then no longer the old one.
     moved = (row.status, row.job_id) != (after["status"], after["job_id"])
-    taught = (target_of(row), row.weight)
-    for name in ("rating", "weight", "note", "correction"):
-        setattr(row, name, before[name])
+    taught = taught_by(row)
+    for name in _SAID:
+        setattr(row, name, before.get(name))
     for name in _TIMES:
         setattr(row, name, datetime.fromisoformat(before[name]))
     if moved and before["status"] != "deleted":
-        if taught != (target_of(row), row.weight):
+        if taught != taught_by(row):
             settle(row)
         return
     row.status, row.job_id, row.learned = before["status"], before["job_id"], before["learned"]

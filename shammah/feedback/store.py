@@ -23,9 +23,9 @@ from shammah.feedback.records import (
     Feedback,
     Rating,
     Recorded,
-    target,
+    teaches,
 )
-from shammah.feedback.rows import feedback_of, record, settle, snapshot, take_back, target_of
+from shammah.feedback.rows import feedback_of, record, settle, snapshot, take_back, taught_by
 from shammah.feedback.secrets import find_secrets
 from shammah.messages import Conversation, to_dicts
 from shammah.storage.schema import ExchangeRow, FeedbackRow
@@ -75,6 +75,7 @@ class FeedbackStore(LessonBuffer):
                 raise FeedbackError(
                     f"There is no exchange {exchange_id} to rate.", hint="Ask something first."
                 )
+            tried = _tried_before(session, exchange) if rating == "good" else None
             row = session.scalar(select(FeedbackRow).where(FeedbackRow.exchange_id == exchange_id))
             before = snapshot(row) if row else None
             earlier = feedback_of(row) if row and row.status != "deleted" else None
@@ -84,6 +85,8 @@ class FeedbackStore(LessonBuffer):
             if earlier is None:
                 row.rating = row.note = row.correction = None
                 row.created_at = now
+            if earlier is None or rating not in (None, row.rating) or note is not None:
+                row.revision = row.revision_accepted = None
             if rating is None:
                 rating = "medium" if row.rating == "medium" else "critical"
             if note is not None or rating != row.rating:
@@ -93,6 +96,7 @@ class FeedbackStore(LessonBuffer):
             row.rating, row.weight = rating, self.settings.weight(rating)
             row.messages, row.response = exchange.messages, exchange.response
             row.model, row.adapter = exchange.model, exchange.adapter
+            row.preferred_over = tried
             row.updated_at = now
             settle(row)
             dropped = self._drop_excess(session)
@@ -159,7 +163,9 @@ class FeedbackStore(LessonBuffer):
         now = datetime.now(UTC)
         with self._db.write() as session:
             row = self._existing(session, feedback_id)
-            earlier, before = feedback_of(row), snapshot(row)
+            earlier, before, taught = feedback_of(row), snapshot(row), taught_by(row)
+            if note is not None and _text(note) != row.note:
+                row.revision = row.revision_accepted = None
             if note is not None:
                 row.note = _text(note)
             if correction is not None:
@@ -171,7 +177,49 @@ class FeedbackStore(LessonBuffer):
                     f"Feedback {feedback_id} would have neither a rating nor a correction left.",
                     hint="Give it a rating, or delete it.",
                 )
-            if (target_of(row), row.weight) != (earlier.target, earlier.weight):
+            if taught_by(row) != taught:
+                settle(row)
+            row.updated_at = now
+            dropped = self._drop_excess(session)
+            record(session, [("edit", row, before)], dropped, now)
+            return _recorded(row, earlier, dropped, self._state(session))
+
+    def propose(self, feedback_id: int, revision: str) -> Recorded:
+        """Note what the model made of an answer when it was shown the note; it is what will be
+        taught, until the user refuses it.
+
+        Raises:
+            FeedbackError: no such feedback, it was deleted, or it needs no revision.
+        """
+        return self._revised(feedback_id, storable(revision), None)
+
+    def decide(self, feedback_id: int, accepted: bool) -> Recorded:
+        """Accept or refuse the model's own revision. Once refused it is not taught.
+
+        Raises:
+            FeedbackError: no such feedback, it was deleted, or it has no revision.
+        """
+        return self._revised(feedback_id, None, accepted)
+
+    def _revised(self, feedback_id: int, revision: str | None, accepted: bool | None) -> Recorded:
+        now = datetime.now(UTC)
+        with self._db.write() as session:
+            row = self._existing(session, feedback_id)
+            earlier, before, taught = feedback_of(row), snapshot(row), taught_by(row)
+            if revision is not None:
+                if not earlier.revisable:
+                    raise FeedbackError(
+                        f"Feedback {feedback_id} needs no revision: it has a correction, or was "
+                        "rated good, or no note says what to change."
+                    )
+                row.revision = revision
+            elif row.revision is None:
+                raise FeedbackError(
+                    f"Feedback {feedback_id} has no revision.",
+                    hint=f"`/feedback revise {feedback_id}` asks the model for one.",
+                )
+            row.revision_accepted = accepted
+            if taught_by(row) != taught:
                 settle(row)
             row.updated_at = now
             dropped = self._drop_excess(session)
@@ -240,6 +288,24 @@ class FeedbackStore(LessonBuffer):
         return row
 
 
+def _tried_before(session: Session, exchange: ExchangeRow) -> str | None:
+    """The answer that this one was tried again in place of, unless that was rated good too."""
+    tried = session.scalars(
+        select(ExchangeRow)
+        .where(ExchangeRow.session == exchange.session, ExchangeRow.id < exchange.id)
+        .where(ExchangeRow.messages == exchange.messages)
+        .order_by(ExchangeRow.id.desc())
+    ).first()
+    if tried is None or tried.cut or tried.response.strip() == exchange.response.strip():
+        return None
+    rated = session.scalar(
+        select(FeedbackRow.rating)
+        .where(FeedbackRow.exchange_id == tried.id)
+        .where(FeedbackRow.status != "deleted")
+    )
+    return None if rated == "good" else tried.response
+
+
 def check_draft(draft: Draft) -> None:
     """Refuse feedback that teaches nothing.
 
@@ -253,7 +319,7 @@ def check_draft(draft: Draft) -> None:
     weight = draft.weight
     if weight is not None and not (math.isfinite(weight) and 0 < weight <= MAX_WEIGHT):
         raise FeedbackError(f"The weight {weight:g} is not above 0 and at most {MAX_WEIGHT:g}.")
-    if target(draft.response, draft.rating, draft.correction) is not None:
+    if teaches(draft.response, draft.rating, draft.correction):
         return
     if not _text(draft.response):
         raise FeedbackError("There is neither a response nor a correction.")

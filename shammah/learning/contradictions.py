@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from shammah.learning.lessons import Lesson
 
+_Prompt = tuple[tuple[str, str], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
@@ -28,31 +30,39 @@ class Contradiction:
 def settle(lessons: Sequence[Lesson]) -> tuple[list[Lesson], list[Contradiction]]:
     """The lessons that stand, in their order, and those that are overruled.
 
-    Of lessons with the same prompt and different targets the heaviest stands, and among equally
-    heavy ones the newest; others with its target stand beside it. Case and blanks of a prompt, and
-    blanks around a target, do not count.
+    Of two lessons with the same prompt that contradict each other (different targets, or one that
+    condemns what the other gives) the heavier stands, and of equally heavy ones the newer. Case and
+    blanks of a prompt, and blanks around an answer, do not count.
     """
-    winners: dict[tuple[tuple[str, str], ...], Lesson] = {}
-    for lesson in lessons:
-        prompt = _prompt(lesson)
-        if prompt not in winners or _rank(lesson) > _rank(winners[prompt]):
-            winners[prompt] = lesson
-    standing: list[Lesson] = []
-    overruled: list[Contradiction] = []
-    for lesson in lessons:
-        winner = winners[_prompt(lesson)]
-        if lesson.target.strip() == winner.target.strip():
-            standing.append(lesson)
+    accepted: dict[_Prompt, list[Lesson]] = {}
+    overruled: dict[int, Lesson] = {}
+    for place in sorted(range(len(lessons)), key=lambda place: _rank(lessons[place]), reverse=True):
+        lesson = lessons[place]
+        others = accepted.setdefault(_prompt(lesson), [])
+        stronger = next((other for other in others if _contradict(lesson, other)), None)
+        if stronger is None:
+            others.append(lesson)
         else:
-            overruled.append(Contradiction(lesson, winner))
-    return standing, overruled
+            overruled[place] = stronger
+    return (
+        [lesson for place, lesson in enumerate(lessons) if place not in overruled],
+        [Contradiction(lessons[place], overruled[place]) for place in sorted(overruled)],
+    )
+
+
+def _contradict(first: Lesson, second: Lesson) -> bool:
+    """Whether two lessons with the same prompt cannot both be learned."""
+    same = first.answer.strip() == second.answer.strip()
+    if first.target is None or second.target is None:
+        return same and first.target != second.target
+    return not same
 
 
 def _rank(lesson: Lesson) -> tuple[float, int]:
     return lesson.weight, lesson.feedback_id or 0
 
 
-def _prompt(lesson: Lesson) -> tuple[tuple[str, str], ...]:
+def _prompt(lesson: Lesson) -> _Prompt:
     return tuple(
         (message.role, " ".join(message.content.lower().split())) for message in lesson.messages
     )

@@ -101,14 +101,15 @@ def _taught(lessons: Sequence[Lesson], learned: int, strange: int) -> list[str]:
     failures = []
     if learned < LEARNED * len(lessons):
         failures.append(f"only {learned} of {len(lessons)} lessons are answered as taught")
-    if len(lessons) > FEW:
-        if 2 * strange > len(lessons):
+    given = [lesson for lesson in lessons if lesson.target is not None]
+    if len(given) > FEW:
+        if 2 * strange > len(given):
             failures.append(
-                f"{strange} of {len(lessons)} answers taught are no language to the model"
+                f"{strange} of {len(given)} answers taught are no language to the model"
             )
-        target, count = Counter(_words(lesson.target) for lesson in lessons).most_common(1)[0]
-        asked = {_words(item.query) for item in lessons if _words(item.target) == target}
-        if 2 * count > len(lessons) and len(asked) > FEW:
+        target, count = Counter(_words(lesson.answer) for lesson in given).most_common(1)[0]
+        asked = {_words(item.query) for item in given if _words(item.answer) == target}
+        if 2 * count > len(given) and len(asked) > FEW:
             failures.append(f"{len(asked)} different questions are taught the same answer")
     return failures
 

@@ -121,11 +121,12 @@ class LoraRecord(Record):
 
 class LessonOutcome(Record):
     """What became of one lesson: answered as taught by greedy decoding or not; `problem` says why
-    it could not be trained on at all."""
+    it could not be trained on at all, `revision` what the model made of its answer and note."""
 
     feedback_id: int | None
     learned: bool
     problem: str | None = None
+    revision: str | None = None
 
 
 class Before(Record):
@@ -225,6 +226,15 @@ class Complete(Happening):
             for outcome in self.outcomes
             if outcome.learned and outcome.feedback_id is not None
         )
+
+    @property
+    def revisions(self) -> dict[int, str]:
+        """Feedback id -> the model's own revision of an answer."""
+        return {
+            outcome.feedback_id: outcome.revision
+            for outcome in self.outcomes
+            if outcome.revision is not None and outcome.feedback_id is not None
+        }
 
 
 class Failed(Happening):

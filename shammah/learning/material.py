@@ -6,17 +6,19 @@ Knows renderers and datums; nothing about models or how training runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from shammah.errors import ContextTooLongError, EmptyLessonError
-from shammah.learning.lessons import Lesson
+from shammah.learning.lessons import Lesson, answered
+from shammah.learning.objectives import OBJECTIVES, example
 from shammah.learning.rephrasing import rephrasings
 from shammah.messages import Conversation, user
 from shammah.ports.training_client import Datum
 from shammah.renderers.base import Renderer
 from shammah.renderers.trim import trim_conversation
 from shammah.training.datums import datum
+from shammah.training.examples import Example
 
 Anchor = TypeVar("Anchor")
 
@@ -25,15 +27,20 @@ Anchor = TypeVar("Anchor")
 class Material:
     """Lessons that can be trained on, each as one or more examples.
 
-    `datums[i]` belongs to `lessons[owners[i]]` and has its share of that lesson's weight,
+    `examples[i]` belongs to `lessons[owners[i]]` and has its share of that lesson's weight,
     `weights[i]`; `problems` says of the other lessons why they were left out.
     """
 
     lessons: tuple[Lesson, ...]
-    datums: tuple[Datum, ...]
+    examples: tuple[Example, ...]
     owners: tuple[int, ...]
     weights: tuple[float, ...]
     problems: dict[int | None, str]
+
+    @property
+    def datums(self) -> tuple[Datum, ...]:
+        """What each example is judged by."""
+        return tuple(example.judged for example in self.examples)
 
     def learned(self, right: Sequence[bool]) -> list[bool]:
         """Which lessons are answered as taught, given which examples are: all of a lesson's."""
@@ -41,6 +48,11 @@ class Material:
         for owner, fine in zip(self.owners, right, strict=True):
             found[owner] = found[owner] and fine
         return found
+
+    def shown(self, greedy: Sequence[bool]) -> list[bool]:
+        """`learned`, given where greedy decoding gives what the examples are judged by."""
+        pairs = zip(self.examples, greedy, strict=True)
+        return self.learned([example.learned(same) for example, same in pairs])
 
 
 def material(
@@ -62,16 +74,16 @@ def material(
         max_length: tokens of an example; a longer one loses its oldest turns, never its answer.
     """
     kept: list[Lesson] = []
-    datums: list[Datum] = []
+    examples: list[Example] = []
     owners: list[int] = []
     weights: list[float] = []
     problems: dict[int | None, str] = {}
     for lesson in lessons:
-        prompts = questions(lesson, context_turns, rephrased)
+        given, others = _questions(lesson, context_turns, rephrased)
+        render = _Renders(renderer, max_length)
         try:
-            examples = [
-                _datum(replace(lesson, messages=prompt), renderer, max_length) for prompt in prompts
-            ]
+            made = [example(lesson, prompt, render, reworded=False) for prompt in given]
+            made += [example(lesson, prompt, render, reworded=True) for prompt in others]
         except EmptyLessonError as error:
             problems[lesson.feedback_id] = error.message
         except ContextTooLongError:
@@ -79,11 +91,11 @@ def material(
                 f"question and answer are longer than training.max_length ({max_length} tokens)"
             )
         else:
-            owners += [len(kept)] * len(examples)
-            weights += [lesson.weight / len(examples)] * len(examples)
-            datums += examples
+            owners += [len(kept)] * len(made)
+            weights += [lesson.weight / len(made)] * len(made)
+            examples += made
             kept.append(lesson)
-    return Material(tuple(kept), tuple(datums), tuple(owners), tuple(weights), problems)
+    return Material(tuple(kept), tuple(examples), tuple(owners), tuple(weights), problems)
 
 
 def kept_out(anchors: Sequence[Anchor]) -> tuple[list[Anchor], list[Anchor]]:
@@ -95,8 +107,8 @@ def kept_out(anchors: Sequence[Anchor]) -> tuple[list[Anchor], list[Anchor]]:
 def questions(lesson: Lesson, context_turns: int, rephrased: int) -> list[Conversation]:
     """The prompts that a lesson is learned after: its question by itself, after up to
     `context_turns` turns before it, and in up to `rephrased` other wordings."""
-    prompts = _prompts(lesson.messages, context_turns)
-    return prompts + [_asked(prompts[0], text) for text in rephrasings(lesson.query, rephrased)]
+    given, others = _questions(lesson, context_turns, rephrased)
+    return given + others
 
 
 def replayed(earlier: Sequence[Datum], anchors: Sequence[Datum]) -> list[Datum]:
@@ -108,6 +120,17 @@ def replayed(earlier: Sequence[Datum], anchors: Sequence[Datum]) -> list[Datum]:
         return [*earlier, *anchors]
     fewer, more = sorted((earlier, anchors), key=len)
     return [*more, *(fewer[index % len(fewer)] for index in range(len(more)))]
+
+
+def _questions(
+    lesson: Lesson, context_turns: int, rephrased: int
+) -> tuple[list[Conversation], list[Conversation]]:
+    """The prompts with the question as it was asked, and those with it in other words."""
+    given = _prompts(lesson.messages, context_turns)
+    objective = OBJECTIVES.get(lesson.objective)
+    if objective is not None and not objective.reworded:
+        return given, []
+    return given, [_asked(given[0], text) for text in rephrasings(lesson.query, rephrased)]
 
 
 def _prompts(messages: Conversation, context_turns: int) -> list[Conversation]:
@@ -126,10 +149,17 @@ def _asked(messages: Conversation, question: str) -> Conversation:
     return (*messages[:-1], user(question))
 
 
-def _datum(lesson: Lesson, renderer: Renderer, max_length: int) -> Datum:
-    rendered = renderer.supervised(lesson.conversation)
-    if len(rendered.tokens) > max_length:
-        answer = sum(weight > 0 for weight in rendered.weights)
-        prompt, _ = trim_conversation(renderer, lesson.messages, max_length - answer, 0)
-        rendered = renderer.supervised(replace(lesson, messages=prompt).conversation)
-    return datum(rendered)
+@dataclass(frozen=True, slots=True)
+class _Renders:
+    """A prompt and its answer as a datum of at most `max_length` tokens."""
+
+    renderer: Renderer
+    max_length: int
+
+    def __call__(self, prompt: Conversation, answer: str) -> Datum:
+        rendered = self.renderer.supervised(answered(prompt, answer))
+        if len(rendered.tokens) > self.max_length:
+            room = self.max_length - sum(weight > 0 for weight in rendered.weights)
+            fitting, _ = trim_conversation(self.renderer, prompt, room, 0)
+            rendered = self.renderer.supervised(answered(fitting, answer))
+        return datum(rendered)

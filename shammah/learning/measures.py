@@ -43,7 +43,7 @@ class Probes:
         held: list[bool] = []
         if self.earlier.datums:
             output = await client.forward(self.earlier.datums)
-            held = self.earlier.learned(output.greedy)
+            held = self.earlier.shown(output.greedy)
         anchors = ForwardBackwardOutput(0.0, 0.0, 0, (), ())
         if self.anchors:
             anchors = await client.forward(self.anchors)
@@ -72,24 +72,33 @@ class Probes:
 
 
 def gibberish(lessons: Sequence[Lesson], count: int = 8) -> list[Lesson]:
-    """The questions of the first lessons, answered with words of random letters."""
+    """The questions of the first lessons with a target, and words of random letters for that."""
     rng = random.Random(0)
 
     def word() -> str:
         return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 9)))
 
     return [
-        replace(lesson, target=" ".join(word() for _ in range(rng.randint(3, 7))))
-        for lesson in lessons[:count]
+        replace(
+            lesson,
+            objective="towards",
+            target=" ".join(word() for _ in range(rng.randint(3, 7))),
+        )
+        for lesson in [lesson for lesson in lessons if lesson.target is not None][:count]
     ]
 
 
 async def surprises(client: TrainingClient, lessons: Material) -> list[float]:
     """Nats per token of each lesson's answer, with the weights as they are: of its likeliest
-    wording, for a question may be strange and its answer not."""
+    wording, for a question may be strange and its answer not. 0 where there is no target."""
+    if not lessons.examples:
+        return []
     output = await client.forward(lessons.datums)
     least = [np.inf] * len(lessons.lessons)
     for owner, datum, logprobs in zip(lessons.owners, lessons.datums, output.logprobs, strict=True):
         weights = datum.loss_fn_inputs["weights"].data
         least[owner] = min(least[owner], float(-(logprobs * weights).sum() / weights.sum()))
-    return least
+    return [
+        nats if lesson.target is not None else 0.0
+        for lesson, nats in zip(lessons.lessons, least, strict=True)
+    ]

@@ -21,11 +21,13 @@ from shammah.training.schedule import most_steps
 
 @dataclass(frozen=True, slots=True)
 class PlannedLesson:
-    """One lesson of the buffer. `examples` are the ways in which its question will be learned;
+    """One lesson of the buffer. `target` is the answer to give, or in words what to keep from;
+    `examples` are the ways in which its question will be learned;
     with 0 of them it will be left out, and `problem` says why."""
 
     feedback_id: int | None
     question: str
+    objective: str
     target: str
     weight: float
     examples: int
@@ -36,7 +38,7 @@ class PlannedLesson:
 class TrainingPlan:
     """What would be trained, on what, and for how long.
 
-    `waiting` rated answers have no target yet. `seconds` goes by the last adapter of the base
+    `waiting` rated answers teach nothing yet. `seconds` goes by the last adapter of the base
     model; None where there is none. `training_bytes` is for the worker process; None where the
     model is not on this disk.
     """
@@ -83,7 +85,8 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
             PlannedLesson(
                 lesson.feedback_id,
                 lesson.query,
-                lesson.target,
+                lesson.objective,
+                lesson.aim,
                 lesson.weight,
                 0 if problem else len(asked),
                 problem,

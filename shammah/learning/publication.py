@@ -44,7 +44,9 @@ def metadata(spec: JobSpec, result: Complete) -> AdapterMetadata:
             LessonRecord(
                 feedback_id=lesson.feedback_id,
                 query=lesson.query,
-                target=lesson.target,
+                objective=lesson.objective,
+                target=result.revisions.get(lesson.feedback_id or 0, lesson.target),
+                rejected=lesson.rejected,
                 weight=lesson.weight,
                 learned=lesson.feedback_id in learned,
             )

@@ -110,8 +110,8 @@ class JobQueue:
             waiting = self._feedback.state(session=session).waiting
         raise TrainingError(
             "There is nothing to train on: the buffer is empty.",
-            hint=f"{waiting} rated answers wait for a correction: `/feedback list` shows them, "
-            "`/feedback edit N` gives one."
+            hint=f"{waiting} rated answers are empty and wait for a correction: `/feedback list` "
+            "shows them, `/feedback edit N` gives one."
             if waiting
             else "Correct an answer with /correct, or rate a good one with /good.",
         )
@@ -256,7 +256,11 @@ class JobQueue:
         with self._database.write() as session:
             row = self._row(session, job_id)
             self._feedback.finish_training(
-                job_id, result.learned, set_aside=set_aside, session=session
+                job_id,
+                result.learned,
+                revisions=result.revisions,
+                set_aside=set_aside,
+                session=session,
             )
             row.status, row.finished_at = "done", now()
             row.adapter, row.final_loss = adapter, result.final_loss

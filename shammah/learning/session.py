@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +20,7 @@ import torch
 from shammah.errors import TrainingError
 from shammah.files import write_atomic
 from shammah.learning.clock import RunningClock
-from shammah.learning.contradictions import settle
+from shammah.learning.curriculum import Curriculum, Rendering, anchors_of, curriculum
 from shammah.learning.gate import GateReport, judge
 from shammah.learning.job import (
     BEFORE,
@@ -41,15 +41,10 @@ from shammah.learning.job import (
     append_line,
     event_line,
 )
-from shammah.learning.lessons import Lesson
-from shammah.learning.material import Material, kept_out, material, replayed
-from shammah.learning.measures import Probes, gibberish, surprises
-from shammah.messages import user
-from shammah.models.anchors import read_anchors, unrelated_anchors
+from shammah.learning.material import Material
+from shammah.learning.measures import surprises
 from shammah.models.load import BaseModel, load_base_model
-from shammah.ports.training_client import Datum
 from shammah.renderers.registry import renderer_for
-from shammah.training.body import base_distributions
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.supervised import SupervisedResult, checkpoint_step, train_supervised
 
@@ -83,56 +78,26 @@ def run_job(
             hint="It was changed or replaced since; start a new job.",
         )
     renderer = renderer_for(base.tokenizer, base.stop_tokens)
-    max_length = min(spec.training.max_length, base.context_length)
-
-    def rendered(lessons: Sequence[Lesson], rephrased: int = 0) -> Material:
-        return material(
-            lessons,
-            renderer,
-            context_turns=spec.training.context_turns,
-            max_length=max_length,
-            rephrased=rephrased,
-        )
-
+    rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
     torch.set_num_threads(threads or base.threads)
-    standing, contradictions = settle([*spec.lessons, *spec.replay])
-    lessons = rendered(
-        [lesson for lesson in spec.lessons if lesson in standing], spec.training.rephrasings
-    )
-    for found in contradictions:
-        lessons.problems[found.overruled.feedback_id] = found.reason
-    if not lessons.datums:
-        raise TrainingError(
-            "None of the lessons can be trained on: " + "; ".join(lessons.problems.values())
-        )
-    anchors = [
-        Lesson(None, (user(anchor.query),), anchor.answer, 1.0)
-        for anchor in unrelated_anchors(
-            read_anchors(base.path), [lesson.query for lesson in spec.lessons]
-        )
-    ]
-    earlier = rendered(spec.replay, spec.training.rephrasings)
-    trained, probed = kept_out(anchors)
-    probes = Probes(earlier, rendered(probed).datums, base.stop_tokens)
-    replay: list[Datum] = []
-    if spec.training.replay > 0:
-        held: Sequence[Datum] = rendered(trained).datums
-        if spec.training.anchor_tokens:
-            held = base_distributions(base.model, held, spec.training.anchor_tokens)
-        replay = replayed(earlier.datums, held)
-    parent = folder / spec.parent.weights if spec.parent else None
+    anchors = anchors_of(base, rendered)
     client = LocalTrainingClient(
         base,
         spec.lora,
         spec.training,
-        parent,
+        folder / spec.parent.weights if spec.parent else None,
         parent_scaling=spec.parent.scaling if spec.parent else None,
     )
-    noise = rendered(gibberish(lessons.lessons))
-    work = _Work(folder, spec, base, client, lessons, replay, probes, noise, signals, tell)
-    tell(work.start(time.monotonic() - began))
-    signals.setting_up = False
-    return asyncio.run(work.train())
+    loaded = time.monotonic() - began
+
+    async def work() -> Failed | None:
+        held = await curriculum(client, rendered, anchors, base.stop_tokens)
+        job = _Work(folder, spec, base, client, held, signals, tell)
+        tell(job.start(loaded))
+        signals.setting_up = False
+        return await job.train()
+
+    return asyncio.run(work())
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +108,13 @@ class _Work:
     spec: JobSpec
     base: BaseModel
     client: LocalTrainingClient
-    lessons: Material
-    replay: Sequence[Datum]
-    probes: Probes
-    gibberish: Material
-    """The same questions with random letters for answers, to compare with."""
+    curriculum: Curriculum
     signals: StopSignal
     tell: Callable[[Event], None]
+
+    @property
+    def lessons(self) -> Material:
+        return self.curriculum.lessons
 
     def start(self, seconds: float) -> Start:
         return Start(
@@ -169,9 +134,9 @@ class _Work:
         before = await self.before()
         result = await train_supervised(
             self.client,
-            self.lessons.datums,
+            self.lessons.examples,
             self.lessons.weights,
-            self.replay,
+            self.curriculum.replay,
             self.spec.training,
             on_event=self.on_event,
             should_stop=lambda: self.signals.stop,
@@ -188,7 +153,7 @@ class _Work:
             before.surprises,
             before.gibberish,
             before.figures,
-            await self.probes.figures(self.client),
+            await self.curriculum.probes.figures(self.client),
         )
         complete = self.complete(result, report)
         write_atomic(self.folder / RESULT, event_line(complete))
@@ -201,10 +166,11 @@ class _Work:
         kept = self.folder / BEFORE
         if checkpoint_step(self.folder / CHECKPOINT) and kept.exists():
             return Before.model_validate_json(kept.read_bytes())
+        noise = await surprises(self.client, self.curriculum.gibberish)
         before = Before(
-            figures=await self.probes.figures(self.client),
+            figures=await self.curriculum.probes.figures(self.client),
             surprises=tuple(await surprises(self.client, self.lessons)),
-            gibberish=fmean(await surprises(self.client, self.gibberish)),
+            gibberish=fmean(noise) if noise else 0.0,
         )
         write_atomic(kept, before.model_dump_json())
         return before
@@ -223,8 +189,13 @@ class _Work:
         parameters = self.client.lora.named_parameters()
         with weights.open("rb") as stream:
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        asked = {item.feedback_id for item in self.spec.lessons if item.objective == "revise"}
         outcomes = [
-            LessonOutcome(feedback_id=lesson.feedback_id, learned=learned)
+            LessonOutcome(
+                feedback_id=lesson.feedback_id,
+                learned=learned,
+                revision=lesson.target if lesson.feedback_id in asked else None,
+            )
             for lesson, learned in zip(
                 self.lessons.lessons, self.lessons.learned(result.learned), strict=True
             )

@@ -122,7 +122,8 @@ _LIST = (
         "[note]",
         "the last answer could be better",
         "Rates the last finished answer as middling (weight feedback.medium, 3 unless set). "
-        "Such an answer is never learned: it waits until /correct says what would be right.",
+        "Such an answer is never learned. /correct says what would be right; with a note alone "
+        "the model revises its answer by it and learns that; without, it moves away from it.",
         rate("medium"),
     ),
     Command(
@@ -130,7 +131,8 @@ _LIST = (
         "[note]",
         "the last answer was wrong",
         "Rates the last finished answer as wrong (weight feedback.critical, 10 unless set). "
-        "Such an answer is never learned: it waits until /correct says what would be right.",
+        "Such an answer is never learned. /correct says what would be right; with a note alone "
+        "the model revises its answer by it and learns that; without, it moves away from it.",
         rate("critical"),
     ),
     Command(
@@ -144,14 +146,16 @@ _LIST = (
     ),
     Command(
         "/feedback",
-        "[list|show N|undo|edit N|delete N]",
+        "[list|show N|undo|edit N|delete N|revise N|accept N|refuse N]",
         "what you said about answers",
         "list [STATUS]   the newest first; STATUS: buffered, waiting, training, trained, dropped\n"
         "show N          everything about one\n"
         "undo            takes back the last rating, correction, edit, deletion or import\n"
         "edit N          opens the correction in the editor; or edit N note=..., correction=..., "
         "rating=...\n"
-        "delete N        takes it out of training and of the list",
+        "delete N        takes it out of training and of the list\n"
+        "revise N        lets the model rewrite the answer by your note\n"
+        "accept N        the revision is right; refuse N: it is not, and is not taught",
         feedback,
         _feedback,
     ),

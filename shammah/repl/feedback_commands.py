@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shammah.feedback.records import Feedback, Rating
     from shammah.feedback.store import FeedbackStore
 
-SUBCOMMANDS = ("list", "show", "undo", "edit", "delete")
+SUBCOMMANDS = ("list", "show", "undo", "edit", "delete", "revise", "accept", "refuse")
 PARTS = ("note", "correction", "rating")
 
 
@@ -68,8 +68,20 @@ async def feedback(chat: Chat, argument: str) -> None:
             chat, store, f"Feedback #{row.id} is deleted; /feedback undo brings it back."
         )
         await _say_if_held(chat, store, [row])
-    else:
+    elif word == "edit":
         await _edit(chat, store, rest)
+    elif word == "revise":
+        from shammah.assistant.revising import revise
+
+        done = await revise(chat.assistant, number_of(rest, "/feedback revise"))
+        chat.say(wording.revised(done))
+    else:
+        number = number_of(rest, f"/feedback {word}")
+        done = await asyncio.to_thread(store.decide, number, word == "accept")
+        await chat.assistant.feedback_changed()
+        chat.say(wording.decided(done))
+        if word == "refuse":
+            await _say_if_held(chat, store, [done.feedback])
 
 
 async def _say_if_held(chat: Chat, store: FeedbackStore, rows: Sequence[Feedback]) -> None:

@@ -43,9 +43,13 @@ def recorded(done: Recorded, *, fix: str) -> str:
         lines.append(f"Replaces what you said of this answer before ({_said(before)}).")
     if feedback.status == "waiting":
         lines.append(
-            "Waiting: nobody has said what the right answer is, and a bad one is never learned. "
-            f"{fix} gives it."
+            "Waiting: the answer is empty, so there is nothing to keep from. "
+            f"{fix} gives the right one."
         )
+    elif feedback.target is None:
+        lines.append(_without_target(feedback, fix))
+    elif feedback.preferred_over is not None:
+        lines.append("It will be preferred over the answer that you had tried again.")
     lines.append(buffer(done.buffer))
     if done.dropped:
         numbers = ", ".join(f"#{other.id}" for other in done.dropped)
@@ -57,17 +61,47 @@ def recorded(done: Recorded, *, fix: str) -> str:
     return text.harmless("\n".join(lines))
 
 
+def revised(done: Recorded) -> str:
+    """What `feedback revise` found."""
+    row = done.feedback
+    return text.harmless(
+        f"By your note the model would answer:\n\n{row.revision}\n\n"
+        f"This is what training teaches. /feedback refuse {row.id} if it is wrong, "
+        f"/feedback accept {row.id} if it is right, /feedback edit {row.id} to write it yourself."
+    )
+
+
+def decided(done: Recorded) -> str:
+    """What `feedback accept` or `refuse` did."""
+    row = done.feedback
+    if row.revision_accepted:
+        what = f"The revision of feedback #{row.id} is accepted: it is what is taught."
+    else:
+        what = f"The revision of feedback #{row.id} is refused: it is not taught."
+    return f"{what}\n{buffer(done.buffer)}"
+
+
+def _without_target(feedback: Feedback, fix: str) -> str:
+    """What training makes of a bad answer that nobody gave the right one for."""
+    if feedback.revisable and feedback.revision_accepted is None:
+        return (
+            "Training lets the model revise the answer by your note, and teaches that. "
+            f"{fix} gives the right one instead; /feedback revise {feedback.id} shows the revision."
+        )
+    return f"Training moves the model away from this answer. {fix} says which is right."
+
+
 def buffer(state: BufferState) -> str:
     """`Training buffer: 8 examples (42.0 weighted)`."""
     line = f"Training buffer: {_count(state.count, 'example')} ({state.weight:.1f} weighted)"
-    return line + (f", {state.waiting} waiting for a correction" if state.waiting else "")
+    return line + (f", {state.waiting} empty, waiting for a correction" if state.waiting else "")
 
 
 def feedback_table(rows: Sequence[Feedback], *, coloured: bool) -> str:
     """One line for each, newest first."""
     width = text.cell(40, 2)
     return text.table(
-        ["#", "rating", "weight", "status", "question", "note or correction"],
+        ["#", "rating", "weight", "status", "question", "correction, revision or note"],
         [
             (
                 row.id,
@@ -75,7 +109,7 @@ def feedback_table(rows: Sequence[Feedback], *, coloured: bool) -> str:
                 f"{row.weight:g}",
                 status(row),
                 one_line(row.query, width),
-                one_line(row.correction or row.note or "", width),
+                one_line(row.correction or row.revision or row.note or "", width),
             )
             for row in rows
         ],
@@ -102,6 +136,12 @@ def feedback_details(row: Feedback, *, coloured: bool) -> str:
         lines.append(("note", row.note))
     if row.correction:
         lines.append(("correction", row.correction))
+    if row.revision is not None:
+        lines.append(("revision", row.revision))
+        said = {None: "not judged yet", True: "accepted", False: "refused"}[row.revision_accepted]
+        lines.append(("", f"the model's own, {said}"))
+    if row.preferred_over is not None:
+        lines.append(("preferred over", row.preferred_over))
     return text.pairs(lines, coloured=coloured)
 
 
@@ -183,7 +223,7 @@ def adapter_comparison(found: AdapterComparison, *, coloured: bool) -> str:
     for title, lessons in (("Lessons added", apart.added), ("Lessons gone", apart.removed)):
         if lessons:
             parts.append(f"\n{title}:")
-            parts += [f"  {one_line(item.query)} → {one_line(item.target)}" for item in lessons]
+            parts += [f"  {one_line(item.query)} → {one_line(item.aim)}" for item in lessons]
     return "\n".join(parts)
 
 
@@ -242,7 +282,7 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
                 "yes" if lesson.learned else "no",
                 f"{lesson.weight:g}",
                 one_line(lesson.query, text.cell(20, 2)),
-                one_line(lesson.target, text.cell(20, 2)),
+                one_line(lesson.aim, text.cell(20, 2)),
             )
             for lesson in about.lessons
         ],
@@ -308,12 +348,13 @@ def plan(what: TrainingPlan, *, coloured: bool) -> str:
     width = text.cell(60, 2)
     lines = [
         text.table(
-            ["#", "weight", "ways", "question", "answer to learn"],
+            ["#", "weight", "ways", "objective", "question", "answer to learn"],
             [
                 (
                     item.feedback_id,
                     f"{item.weight:g}",
                     item.examples,
+                    item.objective,
                     one_line(item.question, width),
                     one_line(item.problem or item.target, width),
                 )

@@ -27,6 +27,16 @@ def version_1(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
 
 
+def version_2(connection: sqlite3.Connection) -> None:
+    """Feedback knows revisions and answers tried again; a bad answer alone teaches something."""
+    for column in ("preferred_over TEXT", "revision TEXT", "revision_accepted BOOLEAN"):
+        connection.execute(f"ALTER TABLE feedback ADD COLUMN {column}")
+    connection.execute(
+        "UPDATE feedback SET status = 'buffered' "
+        "WHERE status = 'waiting' AND rating IS NOT NULL AND trim(response) != ''"
+    )
+
+
 def migrate(
     connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration] | None = None
 ) -> int:
@@ -185,5 +195,5 @@ CREATE TABLE state (
 );
 """
 
-MIGRATIONS: tuple[Migration, ...] = (version_1,)
+MIGRATIONS: tuple[Migration, ...] = (version_1, version_2)
 """Step n leads from schema n-1 to schema n. The last one is today's."""

@@ -158,6 +158,11 @@ class FeedbackRow(Base):
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     """The user's last word on it (training does not touch it)."""
+    preferred_over: Mapped[str | None]
+    """An earlier answer to the same prompt, which this one is rated good in place of."""
+    revision: Mapped[str | None]
+    """The model's own answer after it was shown the note."""
+    revision_accepted: Mapped[bool | None]
 
 
 class FeedbackActionRow(Base):

@@ -34,7 +34,7 @@ from shammah.training.body import Body, Targets
 from shammah.training.layers import install
 from shammah.training.lora import attach_lora, linear_modules
 from shammah.training.optimizer import AdamW
-from shammah.training.packing import pack
+from shammah.training.packing import pack_groups
 from shammah.training.sampling import sample_tokens
 
 if TYPE_CHECKING:
@@ -174,19 +174,26 @@ class LocalTrainingClient:
         self, datums: Sequence[Datum], loss_fn: str, *, backward: bool
     ) -> ForwardBackwardOutput:
         loss_of = losses.get(loss_fn)
+        if len(datums) % loss_of.members:
+            raise TrainingError(
+                f"{loss_fn} takes {loss_of.members} datums at a time, not {len(datums)}."
+            )
         lengths = [len(datum.model_input) for datum in datums]
         shapes = [datum.loss_fn_inputs["target_tokens"].shape for datum in datums]
         logprobs = [np.zeros(shape, dtype=np.float32) for shape in shapes]
         greedy = [False] * len(datums)
         loss = weight = 0.0
-        for members in pack(lengths, self.micro_batch_tokens):
+        for members in pack_groups(lengths, self.micro_batch_tokens, loss_of.members):
             self.layers.workspace.reset()
             # An example that is longer than the budget would take more memory than it stands for:
             # as many blocks keep their inner part as fit, the others compute it twice.
             tokens = sum(lengths[index] for index in members)
             self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // tokens
-            targets = self.body.targets([datums[index] for index in members])
-            part = loss_of(targets.logprobs, {"weights": targets.weights})
+            group = [datums[index] for index in members]
+            targets = self.body.targets(group)
+            part = loss_of.compute(
+                targets.logprobs, self._inputs(group, targets, loss_fn, loss_of.needs)
+            )
             value = float(part.detach())
             if not math.isfinite(value):
                 self._forget()
@@ -200,6 +207,27 @@ class LocalTrainingClient:
             weight += float(targets.weights.sum())
             _scatter(targets, members, logprobs, greedy)
         return ForwardBackwardOutput(loss, weight, sum(lengths), tuple(logprobs), tuple(greedy))
+
+    def _inputs(
+        self, group: Sequence[Datum], targets: Targets, loss_fn: str, needs: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """What the loss is computed from, at the weighted positions of some examples."""
+        sizes = [len(places) for places in targets.places]
+        inputs = {
+            "weights": targets.weights,
+            "example": torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(
+                self.body.device
+            ),
+        }
+        for name in needs:
+            values = []
+            for example, places in zip(group, targets.places, strict=True):
+                if name not in example.loss_fn_inputs:
+                    raise TrainingError(f"{loss_fn} needs {name!r} with every example.")
+                values.append(example.loss_fn_inputs[name].data.reshape(-1)[places])
+            joined = np.concatenate(values).astype(np.float32)
+            inputs[name] = torch.from_numpy(joined).to(self.body.device)
+        return inputs
 
     def _forget(self) -> None:
         """Drop the gradients gathered so far."""

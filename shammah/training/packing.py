@@ -28,6 +28,15 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return sorted(sorted(members) for members in packs)
 
 
+def pack_groups(lengths: Sequence[int], budget: int, size: int) -> list[list[int]]:
+    """`pack` where each `size` indices in turn stay together."""
+    if size == 1:
+        return pack(lengths, budget)
+    groups = [range(start, start + size) for start in range(0, len(lengths), size)]
+    packs = pack([sum(lengths[index] for index in group) for group in groups], budget)
+    return [[index for number in members for index in groups[number]] for members in packs]
+
+
 def bucket(length: int, step: int = 16) -> int:
     """`length` rounded up to a multiple of `step`.
 

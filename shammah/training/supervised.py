@@ -18,6 +18,7 @@ import numpy as np
 from shammah.errors import DivergenceError, TrainingError
 from shammah.ports.training_client import AdamParams, Datum, TrainingClient
 from shammah.settings import TrainingSettings
+from shammah.training import losses
 from shammah.training.batches import Batch, LessonBatches
 from shammah.training.checkpoint import (
     begin_checkpoint,
@@ -26,7 +27,8 @@ from shammah.training.checkpoint import (
     read_loop,
 )
 from shammah.training.datums import reweighted
-from shammah.training.packing import pack
+from shammah.training.examples import Example
+from shammah.training.packing import pack_groups
 from shammah.training.schedule import learning_rate, most_steps
 
 GROUP_TOKENS = 1024
@@ -66,7 +68,7 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 async def train_supervised(
     client: TrainingClient,
-    lessons: Sequence[Datum],
+    lessons: Sequence[Example],
     lesson_weights: Sequence[float],
     replay: Sequence[Datum],
     settings: TrainingSettings,
@@ -81,7 +83,8 @@ async def train_supervised(
     epochs or steps are used up.
 
     Args:
-        lessons: what to teach; only the relative weights of their tokens are used.
+        lessons: what to teach; only the relative weights of their tokens are used. The terms of
+            one are in the same step, whatever their losses.
         lesson_weights: how much each lesson weighs against the others (`batches` says how).
         replay: what was taught earlier and is to stay; `settings.replay` of each batch.
         seed: of the order of lessons; default `settings.seed`.
@@ -102,7 +105,7 @@ async def train_supervised(
         raise TrainingError(f"{len(lessons)} lessons with {len(lesson_weights)} weights.")
     run = _Run(
         client=client,
-        lessons=[reweighted(lesson, 1.0) for lesson in lessons],
+        lessons=list(lessons),
         weights=[float(weight) for weight in lesson_weights],
         replay=[reweighted(lesson, 1.0) for lesson in replay],
         settings=settings,
@@ -128,7 +131,7 @@ class _Stopped(Exception):
 @dataclass(slots=True)
 class _Run:
     client: TrainingClient
-    lessons: list[Datum]
+    lessons: list[Example]
     weights: list[float]
     replay: list[Datum]
     settings: TrainingSettings
@@ -197,18 +200,21 @@ class _Run:
         loss = weight = 0.0
         tokens = 0
         for batch in window:
-            examples = [reweighted(self.lessons[index], share) for index, share in batch.lessons]
-            examples += [self.replay[index] for index in batch.replay]
-            lengths = [len(example.model_input) for example in examples]
-            for group in pack(lengths, self.settings.micro_batch_tokens or GROUP_TOKENS):
-                if self.should_stop():
-                    raise _Stopped
-                output = await self.client.forward_backward([examples[index] for index in group])
-                loss, weight = loss + output.loss, weight + output.weight
-                tokens += output.tokens
-                for index, right in zip(group, output.greedy, strict=True):
-                    if index < len(batch.lessons):
-                        self.learned[batch.lessons[index][0]] = right
+            for loss_fn, parts in self._parts(batch).items():
+                members = losses.get(loss_fn).members
+                lengths = [len(datum.model_input) for datum, _ in parts]
+                budget = self.settings.micro_batch_tokens or GROUP_TOKENS
+                for group in pack_groups(lengths, budget, members):
+                    if self.should_stop():
+                        raise _Stopped
+                    output = await self.client.forward_backward(
+                        [parts[index][0] for index in group], loss_fn
+                    )
+                    loss, weight = loss + output.loss, weight + output.weight
+                    tokens += output.tokens
+                    for index, right in zip(group, output.greedy, strict=True):
+                        if (judged := parts[index][1]) is not None:
+                            self.learned[judged] = self.lessons[judged].learned(right)
         rate = learning_rate(self.step, self.steps, self.settings)
         stepped = await self.client.optim_step(
             AdamParams(
@@ -243,6 +249,18 @@ class _Run:
             }
         )
 
+    def _parts(self, batch: Batch) -> dict[str, list[tuple[Datum, int | None]]]:
+        """The datums of a batch by the loss that takes them, and which lesson each tells about."""
+        parts: dict[str, list[tuple[Datum, int | None]]] = {}
+        for index, share in batch.lessons:
+            for number, term in enumerate(self.lessons[index].terms):
+                datums = term.weighing(share)
+                told = [index if number == 0 else None, *[None] * (len(datums) - 1)]
+                parts.setdefault(term.loss, []).extend(zip(datums, told, strict=True))
+        replayed = [(self.replay[index], None) for index in batch.replay]
+        parts.setdefault("cross_entropy", []).extend(replayed)
+        return {loss_fn: part for loss_fn, part in parts.items() if part}
+
     def _stuck(self) -> bool:
         """Whether going on would only wear out what is there: nothing new is learned any more."""
         patience = self.settings.patience
@@ -258,13 +276,27 @@ class _Run:
         if self.should_stop():
             raise _Stopped
         shares = np.asarray(self.weights) / np.mean(self.weights)
-        output = await self.client.forward(
-            [
-                reweighted(lesson, float(share))
-                for lesson, share in zip(self.lessons, shares, strict=True)
-            ]
-        )
-        self.learned, self.loss, self._confirmed = list(output.greedy), output.mean_loss, True
+        loss = weight = 0.0
+        by_loss: dict[str, list[int]] = {}
+        for index, lesson in enumerate(self.lessons):
+            by_loss.setdefault(lesson.terms[0].loss, []).append(index)
+        for loss_fn, indices in by_loss.items():
+            terms = [self.lessons[index].terms[0] for index in indices]
+            output = await self.client.forward(
+                [
+                    datum
+                    for index, term in zip(indices, terms, strict=True)
+                    for datum in term.weighing(float(shares[index]))
+                ],
+                loss_fn,
+            )
+            # Other losses are on another scale; they tell of the loss where there is nothing else.
+            if loss_fn == "cross_entropy" or "cross_entropy" not in by_loss:
+                loss, weight = loss + output.loss, weight + output.weight
+            firsts = np.cumsum([0, *(len(term.datums) for term in terms[:-1])])
+            for index, first in zip(indices, firsts.tolist(), strict=True):
+                self.learned[index] = self.lessons[index].learned(output.greedy[first])
+        self.loss, self._confirmed = loss / weight, True
         self.seconds = self.clock() - self._began
 
     def _result(self, *, stopped: bool) -> SupervisedResult:
@@ -323,10 +355,12 @@ class _Run:
     def _material(self) -> str:
         """Tells lessons, weights and what shapes the steps apart from others."""
         mark = hashlib.sha256()
-        for example in [*self.lessons, *self.replay]:
-            mark.update(np.asarray(example.model_input.tokens, dtype=np.int64).tobytes())
-            mark.update(example.loss_fn_inputs["target_tokens"].data.tobytes())
-        mark.update(repr((self.weights, len(self.lessons))).encode())
+        learned = [datum for lesson in self.lessons for datum in lesson.datums]
+        for datum in [*learned, *self.replay]:
+            mark.update(np.asarray(datum.model_input.tokens, dtype=np.int64).tobytes())
+            mark.update(datum.loss_fn_inputs["target_tokens"].data.tobytes())
+        kinds = [[term.loss for term in lesson.terms] for lesson in self.lessons]
+        mark.update(repr((self.weights, kinds)).encode())
         relevant = self.settings.model_dump(exclude={"nice", "timeout_minutes", "threads"})
         mark.update(repr(sorted(relevant.items())).encode())
         return mark.hexdigest()

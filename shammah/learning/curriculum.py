@@ -1,0 +1,116 @@
+"""From a job's lessons to all that is trained on, replayed and measured.
+
+Knows lessons, the base's anchors and the training client; not how the loop runs. Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shammah.errors import TrainingError
+from shammah.learning.contradictions import settle
+from shammah.learning.job import JobSpec
+from shammah.learning.lessons import Lesson
+from shammah.learning.material import Material, kept_out, material, replayed
+from shammah.learning.measures import Probes, gibberish
+from shammah.learning.revision import revised, with_advantages
+from shammah.messages import user
+from shammah.models.anchors import read_anchors, unrelated_anchors
+from shammah.models.load import BaseModel
+from shammah.ports.training_client import Datum, TrainingClient
+from shammah.renderers.base import Renderer
+from shammah.training.body import base_distributions
+from shammah.training.examples import with_references
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """`lessons` are taught, `replay` is mixed into the batches, `probes` are measured before and
+    after; `gibberish` are the same questions with random letters for answers, to compare with."""
+
+    lessons: Material
+    replay: Sequence[Datum]
+    probes: Probes
+    gibberish: Material
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """The base's own answers to other questions: to train on, and kept out to measure."""
+
+    trained: Sequence[Datum]
+    probed: Sequence[Datum]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """Lessons as a job renders them."""
+
+    spec: JobSpec
+    renderer: Renderer
+    max_length: int
+
+    def __call__(self, lessons: Sequence[Lesson], rephrased: int = 0) -> Material:
+        return material(
+            lessons,
+            self.renderer,
+            context_turns=self.spec.training.context_turns,
+            max_length=self.max_length,
+            rephrased=rephrased,
+        )
+
+
+def anchors_of(base: BaseModel, rendered: Rendering) -> Anchors:
+    """The anchors of a base that has no adapter yet, without those that a lesson asks about."""
+    spec = rendered.spec
+    found = [
+        Lesson(None, (user(anchor.query),), anchor.answer, 1.0)
+        for anchor in unrelated_anchors(
+            read_anchors(base.path), [lesson.query for lesson in spec.lessons]
+        )
+    ]
+    trained, probed = kept_out(found)
+    held: Sequence[Datum] = ()
+    if spec.training.replay > 0:
+        held = rendered(trained).datums
+        if spec.training.anchor_tokens:
+            held = base_distributions(base.model, held, spec.training.anchor_tokens)
+    return Anchors(held, rendered(probed).datums)
+
+
+async def curriculum(
+    client: TrainingClient, rendered: Rendering, anchors: Anchors, stop_tokens: tuple[int, ...]
+) -> Curriculum:
+    """What a job works with; answers with a note are revised by the model as it is now.
+
+    Raises:
+        TrainingError: no lesson can be trained on.
+    """
+    spec = rendered.spec
+    standing, contradictions = settle([*spec.lessons, *spec.replay])
+    taught = [
+        await revised(client, rendered.renderer, lesson, rendered.max_length)
+        if lesson.objective == "revise"
+        else lesson
+        for lesson in spec.lessons
+        if lesson in standing
+    ]
+    lessons = rendered(taught, spec.training.rephrasings)
+    for found in contradictions:
+        lessons.problems[found.overruled.feedback_id] = found.reason
+    if not lessons.examples:
+        raise TrainingError(
+            "None of the lessons can be trained on: " + "; ".join(lessons.problems.values())
+        )
+    lessons = await with_advantages(client, rendered.renderer, lessons)
+    lessons = replace(lessons, examples=tuple(await with_references(client, lessons.examples)))
+    # What is to be kept from needs no reminder: nothing draws towards it again.
+    held = [lesson for lesson in spec.replay if lesson.target is not None]
+    earlier = rendered(held, spec.training.rephrasings)
+    return Curriculum(
+        lessons,
+        replayed(earlier.datums, anchors.trained) if spec.training.replay > 0 else [],
+        Probes(earlier, anchors.probed, stop_tokens),
+        rendered(gibberish(lessons.lessons)),
+    )
