@@ -98,6 +98,8 @@ def main() -> int:
         progress = load_checkpoint(checkpoint, dict(model.named_parameters()), None)
     else:
         kept.write_text(json.dumps(asdict(recipe)), encoding="utf-8")
+        if options.compile:
+            model.model.compile()
         progress = train(
             model,
             batches,
@@ -139,7 +141,8 @@ def new_model(encoder: Encoder) -> Any:
         eos_token_id=encoder.end,
         pad_token_id=0,
         initializer_range=0.02,
-        attn_implementation="sdpa",
+        # With a mask, on a CPU, the fused attention's backward takes a third of the step.
+        attn_implementation="eager",
     )
     return Qwen2ForCausalLM(config).to(torch.float32)
 
@@ -207,6 +210,9 @@ def _options() -> argparse.Namespace:
         help="sentence encoder, a folder or a name on the hub; `none` for no teacher",
     )
     parser.add_argument("--label-smoothing", type=float, default=0.1)
+    parser.add_argument(
+        "--compile", action="store_true", help="a tenth faster, after a minute of compiling"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument(
         "--finish", action="store_true", help="no training: publish the last checkpoint"

@@ -195,7 +195,7 @@ def test_packed_conversations_do_not_see_each_other(corpus: Corpus, encoder: Enc
         for at, position in enumerate(positions):
             if position == 0:
                 start = at
-            seen = batch.mask[row, 0, at].nonzero().flatten().tolist()
+            seen = (batch.mask[row, 0, at] == 0).nonzero().flatten().tolist()
             if batch.labels[row, at] != IGNORE:
                 assert seen == list(range(start, at + 1))
                 # A label is the next token of the same conversation.

@@ -18,7 +18,11 @@ _TRIES = 24
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """input_ids, positions, labels: int64 [rows, length]; mask: bool [rows, 1, length, length]."""
+    """Rows of packed conversations.
+
+    input_ids, positions, labels: int64 [rows, length]. mask: bfloat16 [rows, 1, length, length],
+    added to the attention scores.
+    """
 
     input_ids: torch.Tensor
     positions: torch.Tensor
@@ -82,4 +86,7 @@ def _batch(packed: list[list[EncodedRow]], shape: Shape) -> Batch:
             start += count
     causal = torch.ones(shape.length, shape.length, dtype=torch.bool).tril()
     same = segment[:, :, None] == segment[:, None, :]
-    return Batch(ids, positions, labels, (same & causal)[:, None])
+    # Large enough that nothing of it is left after the softmax, and no row becomes NaN.
+    hidden = ~(same & causal)[:, None]
+    mask = torch.zeros(hidden.shape, dtype=torch.bfloat16).masked_fill_(hidden, -30_000.0)
+    return Batch(ids, positions, labels, mask)

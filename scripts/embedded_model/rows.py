@@ -36,12 +36,12 @@ _BLOCKS_IN: dict[Size, tuple[int, int]] = {"short": (0, 2), "medium": (1, 5), "l
 _BLOCKS = (
     ("answer", 64.0),
     ("talk", 12.0),
-    ("unknown", 20.0),
+    ("unknown", 26.0),
     ("sum", 7.0),
     ("big sum", 0.5),
     ("repeat", 4.0),
 )
-_FOLLOWED, _REVISED = 0.28, 0.28
+_FOLLOWED, _REVISED = 0.32, 0.28
 """Shares of the answers that are followed up, or rewritten after a note."""
 _CUT, _FIRST_TOKENS = 0.7, (4, 20)
 """How many short conversations end within their last answer, and after how many of its tokens."""
@@ -78,7 +78,7 @@ class RowMaker:
         if rng.random() < 0.12:
             turns.append(("system", rng.choice(_SYSTEM)))
         low, high = _BLOCKS_IN[size]
-        if rng.random() < (0.2 if size == "short" else 0.8):
+        if rng.random() < (0.25 if size == "short" else 0.8):
             pairs = self._listening(rng, blocks=rng.randint(low, high))
         else:
             pairs = [p for _ in range(rng.randint(low, high) + 1) for p in self.block(rng)]
