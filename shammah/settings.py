@@ -121,7 +121,12 @@ class TrainingSettings(Section):
     patience: int = Field(100, ge=0)
     """Where it ends when learned, end too after so many steps in which no further wording was; 0
     goes on until the epochs are over."""
-    start_from: Literal["active", "base"] = "active"
+    mode: Literal["continue", "delta", "fresh"] = "continue"
+    """continue trains the active adapter further; delta keeps it as it is and trains a small
+    difference beside it, which can be taken out again; fresh trains every lesson that stands anew
+    from the base model."""
+    max_rank: int = Field(64, ge=2, le=4096)
+    """With delta: where the rank would grow beyond this, the earlier rounds are recompressed."""
     checkpoint_every: int = Field(20, ge=1)
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0, le=1024)

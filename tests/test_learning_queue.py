@@ -206,7 +206,7 @@ def test_a_rebuild_holds_every_lesson_that_stands(store: Store) -> None:
     again = store.queue.rebuild(SETTINGS)
     spec = JobSpec.read(again.folder)
     assert [lesson.target for lesson in spec.lessons] == ["a 1", "a 2", "a 3"]
-    assert spec.training.start_from == "base" and again.reason == "rebuild"
+    assert spec.training.mode == "fresh" and again.reason == "rebuild"
     # What was trained and fails to be trained anew waits in the buffer, not nowhere.
     store.queue.claim()
     store.queue.give_up(again.id, "failed", "no memory")

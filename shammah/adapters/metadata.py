@@ -55,6 +55,13 @@ class LessonRecord(Record):
         return self.target if self.target is not None else f"not: {self.rejected}"
 
 
+class RoundRecord(Record):
+    """So many ranks of an adapter, and the lessons (by feedback id) that were taught in them."""
+
+    rank: int = Field(ge=1)
+    lessons: tuple[int | None, ...] = ()
+
+
 class AdapterMetadata(Record):
     """Everything about an adapter but its weights. `name` is the file's name without suffix."""
 
@@ -65,6 +72,8 @@ class AdapterMetadata(Record):
     lora: LoraConfigRecord
     parent: str | None = None
     lessons: list[LessonRecord] = []
+    rounds: list[RoundRecord] = []
+    """Of one that was trained as a difference to its parent: the ranks in their order."""
     metrics: dict[str, float] = {}
     failures: list[str] = []
     """The checks it failed after training; with any it was not made active by itself."""
@@ -73,6 +82,14 @@ class AdapterMetadata(Record):
     tensors: int
     parameters: int
     origin: Literal["trained", "imported"] = "trained"
+
+    @property
+    def parts(self) -> list[RoundRecord]:
+        """Its rounds; where it was trained in one piece, that is one."""
+        whole = RoundRecord(
+            rank=self.lora.rank, lessons=tuple(lesson.feedback_id for lesson in self.lessons)
+        )
+        return self.rounds or [whole]
 
     @classmethod
     def read(cls, path: Path, folder: Path | None = None) -> AdapterMetadata:

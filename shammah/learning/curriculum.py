@@ -61,13 +61,20 @@ class Rendering:
         )
 
 
+def frozen_rank(spec: JobSpec) -> int | None:
+    """How many ranks the parent may take beside what is new; None where it is trained further."""
+    if spec.parent is None or spec.training.mode != "delta":
+        return None
+    return max(1, spec.training.max_rank - spec.lora.rank)
+
+
 def anchors_of(base: BaseModel, rendered: Rendering) -> Anchors:
     """The anchors of a base that has no adapter yet, without those that a lesson asks about."""
     spec = rendered.spec
     found = [
         Lesson(None, (user(anchor.query),), anchor.answer, 1.0)
         for anchor in unrelated_anchors(
-            read_anchors(base.path), [lesson.query for lesson in spec.lessons]
+            read_anchors(base.path), [lesson.query for lesson in spec.taught]
         )
     ]
     trained, probed = kept_out(found)
@@ -88,12 +95,12 @@ async def curriculum(
         TrainingError: no lesson can be trained on.
     """
     spec = rendered.spec
-    standing, contradictions = settle([*spec.lessons, *spec.replay])
+    standing, contradictions = settle([*spec.taught, *spec.replay])
     taught = [
         await revised(client, rendered.renderer, lesson, rendered.max_length)
         if lesson.objective == "revise"
         else lesson
-        for lesson in spec.lessons
+        for lesson in spec.taught
         if lesson in standing
     ]
     lessons = rendered(taught, spec.training.rephrasings)

@@ -53,13 +53,22 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Round(Record):
+    """So many ranks of an adapter, and the lessons (by feedback id) that were taught in them."""
+
+    rank: int
+    lessons: tuple[int | None, ...] = ()
+
+
 class ParentSpec(Record):
     """The adapter that training starts from: its name in the library, a copy of its weights inside
-    the job folder (the library may rename or delete the original), and its alpha / r."""
+    the job folder (the library may rename or delete the original), its alpha / r, and the rounds
+    that it is made of."""
 
     name: str
     weights: str = PARENT
     scaling: float
+    rounds: tuple[Round, ...] = ()
 
 
 class JobSpec(Record):
@@ -75,6 +84,8 @@ class JobSpec(Record):
     lora: LoraSettings
     training: TrainingSettings
     lessons: tuple[Lesson, ...] = Field(min_length=1)
+    standing: tuple[Lesson, ...] = ()
+    """Earlier lessons that are taught anew together with the job's own."""
     replay: tuple[Lesson, ...] = ()
     parent: ParentSpec | None = None
     prepared: bool = False
@@ -82,6 +93,11 @@ class JobSpec(Record):
     that a resumed job goes on exactly as it began."""
     notes: tuple[str, ...] = ()
     """What was decided on the way and may surprise, in sentences for the user."""
+
+    @property
+    def taught(self) -> tuple[Lesson, ...]:
+        """All lessons that are trained on."""
+        return (*self.standing, *self.lessons)
 
     def write(self, folder: Path) -> None:
         """Write `job.json`, whole or not at all.
@@ -117,6 +133,8 @@ class LoraRecord(Record):
     dropout: float
     target_modules: tuple[str, ...]
     rslora: bool
+    frozen: int = 0
+    """Ranks, the first ones, that were kept as the parent's."""
 
 
 class LessonOutcome(Record):

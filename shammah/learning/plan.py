@@ -73,7 +73,11 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
 
     training = settings.training
     buffered = lessons_from(feedback.buffer())
-    earlier = replay_lessons(buffered, feedback) if training.replay > 0 else ()
+    known = replay_lessons(buffered, feedback)
+    fresh = training.mode == "fresh"
+    earlier = known if training.replay > 0 and not fresh else ()
+    if fresh and buffered:
+        buffered = (*known, *buffered)
     problems = {
         found.overruled.feedback_id: found.reason for found in settle([*buffered, *earlier])[1]
     }
@@ -106,7 +110,7 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
         model=settings.model.name,
         lessons=tuple(lessons),
         waiting=feedback.state().waiting,
-        parent=active if training.start_from == "active" else None,
+        parent=None if fresh else active,
         earlier=len(earlier),
         anchors=anchors,
         replay_share=training.replay if earlier or anchors else 0.0,

@@ -22,6 +22,7 @@ from shammah.learning.job import (
     WEIGHTS,
     JobSpec,
     ParentSpec,
+    Round,
 )
 from shammah.learning.lessons import Lesson, lessons_from
 from shammah.learning.queue import Job, JobQueue
@@ -56,6 +57,8 @@ def prepare(
     ):
         return spec
     clear(job.folder)
+    earlier = replay_lessons(lessons, feedback)
+    replays = spec.training.replay > 0 and spec.training.mode != "fresh"
     (job.folder / RESULT).unlink(missing_ok=True)
     if parent is not None:
         write_atomic(job.folder / PARENT, parent.path.read_bytes())
@@ -63,7 +66,8 @@ def prepare(
         update={
             "fingerprint": fingerprint,
             "lessons": lessons,
-            "replay": replay_lessons(lessons, feedback) if spec.training.replay > 0 else (),
+            "standing": earlier if spec.training.mode == "fresh" else (),
+            "replay": earlier if replays else (),
             "parent": _parent_spec(parent),
             "prepared": True,
             "notes": tuple(notes),
@@ -94,7 +98,7 @@ def _fingerprint(model: ModelSettings) -> str:
 def _parent(
     spec: JobSpec, library: AdapterLibrary, fingerprint: str, notes: list[str]
 ) -> Adapter | None:
-    if spec.training.start_from == "base":
+    if spec.training.mode == "fresh":
         return None
     name = library.active(fingerprint)
     if name is None:
@@ -111,7 +115,12 @@ def _parent(
 def _parent_spec(parent: Adapter | None) -> ParentSpec | None:
     if parent is None:
         return None
-    return ParentSpec(name=parent.name, scaling=parent.require_metadata().lora.scaling)
+    about = parent.require_metadata()
+    return ParentSpec(
+        name=parent.name,
+        scaling=about.lora.scaling,
+        rounds=tuple(Round(rank=part.rank, lessons=part.lessons) for part in about.parts),
+    )
 
 
 def replay_lessons(lessons: tuple[Lesson, ...], feedback: LessonBuffer) -> tuple[Lesson, ...]:

@@ -7,7 +7,12 @@ neither processes nor the queue.
 from __future__ import annotations
 
 from shammah.adapters.library import Adapter, AdapterLibrary
-from shammah.adapters.metadata import AdapterMetadata, LessonRecord, LoraConfigRecord
+from shammah.adapters.metadata import (
+    AdapterMetadata,
+    LessonRecord,
+    LoraConfigRecord,
+    RoundRecord,
+)
 from shammah.learning.job import Complete, JobSpec, now
 from shammah.learning.queue import Job
 
@@ -38,7 +43,7 @@ def metadata(spec: JobSpec, result: Complete) -> AdapterMetadata:
         created_at=now(),
         base_model=result.model,
         base_fingerprint=result.fingerprint,
-        lora=LoraConfigRecord(**result.lora.model_dump(mode="json")),
+        lora=LoraConfigRecord(**result.lora.model_dump(mode="json", exclude={"frozen"})),
         parent=spec.parent.name if spec.parent else None,
         lessons=[
             LessonRecord(
@@ -50,8 +55,9 @@ def metadata(spec: JobSpec, result: Complete) -> AdapterMetadata:
                 weight=lesson.weight,
                 learned=lesson.feedback_id in learned,
             )
-            for lesson in spec.lessons
+            for lesson in spec.taught
         ],
+        rounds=_rounds(spec, result),
         metrics={
             "final_loss": result.final_loss,
             "examples": result.examples,
@@ -69,6 +75,20 @@ def metadata(spec: JobSpec, result: Complete) -> AdapterMetadata:
         parameters=result.parameters,
         origin="trained",
     )
+
+
+def _rounds(spec: JobSpec, result: Complete) -> list[RoundRecord]:
+    """What the ranks of the adapter hold, where it is made of several rounds."""
+    frozen = result.lora.frozen
+    if not frozen or spec.parent is None:
+        return []
+    earlier = [RoundRecord(rank=part.rank, lessons=part.lessons) for part in spec.parent.rounds]
+    if sum(part.rank for part in earlier) != frozen:
+        # They were recompressed, and are no longer apart.
+        lessons = [number for part in earlier for number in part.lessons]
+        earlier = [RoundRecord(rank=frozen, lessons=tuple(lessons))]
+    new = tuple(lesson.feedback_id for lesson in spec.taught)
+    return [*earlier, RoundRecord(rank=result.lora.rank - frozen, lessons=new)]
 
 
 def _behaviour(result: Complete) -> dict[str, float]:
@@ -95,7 +115,7 @@ def completed_text(spec: JobSpec, result: Complete, name: str, *, active: bool) 
         f"  Lessons learned: {learned} of {len(result.outcomes)}",
         f"  Adapter: {name}" + ("" if active else f" (not active: /adapters load {name})"),
     ]
-    queries = {lesson.feedback_id: lesson.query for lesson in spec.lessons}
+    queries = {lesson.feedback_id: lesson.query for lesson in spec.taught}
     for outcome in result.outcomes:
         if not outcome.learned:
             why = outcome.problem or "not answered as taught yet"

@@ -144,7 +144,7 @@ class JobQueue:
         Raises:
             TrainingError: there is no lesson, or another job is on its way.
         """
-        training = settings.training.model_copy(update={"start_from": "base"})
+        training = settings.training.model_copy(update={"mode": "fresh"})
         fresh = settings.model_copy(update={"training": training})
         fingerprint = _fingerprint(settings)
         with self._database.write() as session:

@@ -20,7 +20,13 @@ import torch
 from shammah.errors import TrainingError
 from shammah.files import write_atomic
 from shammah.learning.clock import RunningClock
-from shammah.learning.curriculum import Curriculum, Rendering, anchors_of, curriculum
+from shammah.learning.curriculum import (
+    Curriculum,
+    Rendering,
+    anchors_of,
+    curriculum,
+    frozen_rank,
+)
 from shammah.learning.gate import GateReport, judge
 from shammah.learning.job import (
     BEFORE,
@@ -87,6 +93,7 @@ def run_job(
         spec.training,
         folder / spec.parent.weights if spec.parent else None,
         parent_scaling=spec.parent.scaling if spec.parent else None,
+        frozen_rank=frozen_rank(spec),
     )
     loaded = time.monotonic() - began
 
@@ -189,7 +196,7 @@ class _Work:
         parameters = self.client.lora.named_parameters()
         with weights.open("rb") as stream:
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
-        asked = {item.feedback_id for item in self.spec.lessons if item.objective == "revise"}
+        asked = {item.feedback_id for item in self.spec.taught if item.objective == "revise"}
         outcomes = [
             LessonOutcome(
                 feedback_id=lesson.feedback_id,
@@ -215,6 +222,7 @@ class _Work:
                 dropout=lora.dropout,
                 target_modules=tuple(lora.target_modules),
                 rslora=lora.rslora,
+                frozen=lora.frozen.rank if lora.frozen is not None else 0,
             ),
             model=self.base.name,
             fingerprint=self.base.fingerprint,

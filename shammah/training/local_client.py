@@ -60,11 +60,13 @@ class LocalTrainingClient:
         parent: Path | None = None,
         *,
         parent_scaling: float | None = None,
+        frozen_rank: int | None = None,
     ) -> None:
         """
         Args:
             parent: adapter file to start from; see `attach_lora`.
             parent_scaling: alpha / r of the parent where no metadata file lies beside it.
+            frozen_rank: keep the parent, and train only what is added to it; see `attach_lora`.
 
         Raises:
             TrainingError: a target module does not exist in the model.
@@ -74,7 +76,12 @@ class LocalTrainingClient:
         limit_kernels()
         fitting = tokens_for(base.model)
         self.lora = attach_lora(
-            base.model, lora, parent, parent_scaling=parent_scaling, seed=training.seed
+            base.model,
+            lora,
+            parent,
+            parent_scaling=parent_scaling,
+            frozen_rank=frozen_rank,
+            seed=training.seed,
         )
         self.layers = install(base.model, self.lora)
         self.body = Body(base.model)
@@ -111,6 +118,8 @@ class LocalTrainingClient:
         """See `TrainingClient.optim_step`."""
         weight, self._weight = self._weight, 0.0
         norm = self._optimizer.step(weight, params)
+        if self.lora.frozen is not None:
+            self.lora.frozen.restore()
         release_memory()
         self._window_random = self._random
         return OptimStepOutput(self._optimizer.steps, norm)

@@ -19,6 +19,7 @@ import torch
 from shammah.errors import AdapterInvalidError, TrainingError
 from shammah.files import write_atomic
 from shammah.settings import LoraSettings
+from shammah.training.frozen import FrozenPart, recompress
 
 ADAPTER = "default"
 PREFIX = "base_model.model."
@@ -40,6 +41,8 @@ class AttachedLora:
     rslora: bool
     target_modules: list[str]
     """Names as in the model's last path component (`q_proj`), or paths where names do not tell."""
+    frozen: FrozenPart | None = None
+    """The parent, where only what is new is trained."""
 
     @property
     def scaling(self) -> float:
@@ -112,6 +115,7 @@ def attach_lora(
     parent: Path | None = None,
     *,
     parent_scaling: float | None = None,
+    frozen_rank: int | None = None,
     seed: int = 0,
 ) -> AttachedLora:
     """Put a fresh adapter into a model, or one that begins as a parent adapter.
@@ -125,6 +129,8 @@ def attach_lora(
         parent: safetensors file with PEFT's key names, already validated against the model.
         parent_scaling: alpha / r of the parent; default: from the metadata file beside it, or
             that of the settings at the parent's rank.
+        frozen_rank: keep the parent as it is, in so many ranks at most (recompressed if it has
+            more), and train the ranks of the settings beside it.
         seed: of A's random values.
 
     Raises:
@@ -137,15 +143,27 @@ def attach_lora(
     linear = linear_modules(model)
     paths = set(_targets(model, settings, linear))
     inherited: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    rank = settings.rank
+    own = 0
+    rank, alpha, frozen = settings.rank, settings.alpha, 0
     if parent is not None:
         inherited = _read_parent(parent, linear)
+        own = max(a.shape[0] for a, _ in inherited.values())
         paths |= inherited.keys()
-        rank = max([rank, *(a.shape[0] for a, _ in inherited.values())])
+        if frozen_rank is not None:
+            inherited = {
+                path: recompress(*factors, frozen_rank) for path, factors in inherited.items()
+            }
+        held = max(a.shape[0] for a, _ in inherited.values())
+        if frozen_rank is None:
+            rank = max(rank, held)
+        else:
+            frozen, rank = held, held + rank
+            # What is new is scaled as it would be alone.
+            alpha *= (rank / settings.rank) ** (0.5 if settings.rslora else 1.0)
     chosen = [path for path in linear if path in paths]
     config = LoraConfig(
         r=rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=alpha,
         lora_dropout=settings.dropout,
         target_modules=chosen,
         use_rslora=settings.rslora,
@@ -169,7 +187,7 @@ def attach_lora(
         model=model,
         layers=layers,
         rank=rank,
-        alpha=settings.alpha,
+        alpha=alpha,
         dropout=settings.dropout,
         rslora=settings.rslora,
         target_modules=_names(chosen, linear),
@@ -179,7 +197,9 @@ def attach_lora(
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
     if inherited:
-        _inherit(attached, inherited, _scaling_of(parent, parent_scaling, settings, inherited))
+        _inherit(attached, inherited, _scaling_of(parent, parent_scaling, settings, own))
+    if frozen:
+        attached.frozen = FrozenPart({path: attached.factors(path) for path in layers}, frozen)
     return attached
 
 
@@ -267,7 +287,7 @@ def _scaling_of(
     parent: Path | None,
     given: float | None,
     settings: LoraSettings,
-    inherited: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    rank: int,
 ) -> float:
     if given is not None:
         return given
@@ -275,7 +295,6 @@ def _scaling_of(
     if beside is not None and beside.is_file():
         record = json.loads(beside.read_text())["lora"]
         return scaling(float(record["alpha"]), int(record["rank"]), bool(record["rslora"]))
-    rank = max(a.shape[0] for a, _ in inherited.values())
     return scaling(settings.alpha, rank, settings.rslora)
 
 
