@@ -105,14 +105,18 @@ class Activations:
                 two could not be told apart any more.
         """
         with self._database.write() as session:
-            for row in _NAMING:
-                if session.scalar(select(row.id).where(row.adapter == new).limit(1)) is not None:
-                    raise AdapterExistsError(
-                        f"A deleted adapter was named {new!r}, and the history tells of it.",
-                        hint="Choose another name.",
-                    )
+            _check_unused(session, new)
             for row in _NAMING:
                 session.execute(update(row).where(row.adapter == old).values(adapter=new))
+
+    def check_unused(self, name: str) -> None:
+        """Whether nothing that is stored tells of an adapter of that name.
+
+        Raises:
+            AdapterExistsError: it does.
+        """
+        with self._database.read() as session:
+            _check_unused(session, name)
 
     def remove(self, adapter: str, remove: Callable[[], None]) -> None:
         """Call `remove`, while nobody can activate the adapter.
@@ -149,6 +153,15 @@ class Activations:
 
 _NAMING = (ActivationRow, ExchangeRow, FeedbackRow, JobRow)
 """Whose column `adapter` names one."""
+
+
+def _check_unused(session: Session, name: str) -> None:
+    for row in _NAMING:
+        if session.scalar(select(row.id).where(row.adapter == name).limit(1)) is not None:
+            raise AdapterExistsError(
+                f"A deleted adapter was named {name!r}, and the history tells of it.",
+                hint="Choose another name.",
+            )
 
 
 def _newest(session: Session, fingerprint: str) -> ActivationRow | None:

@@ -19,6 +19,7 @@ from shammah.adapters.regular_file import check_inside
 from shammah.adapters.validate import lora_pairs
 from shammah.errors import (
     AdapterError,
+    AdapterExistsError,
     AdapterInvalidError,
     AdapterNotFoundError,
     ShammahError,
@@ -102,20 +103,22 @@ class AdapterLibrary:
 
     # --- changing ---------------------------------------------------------------------------
 
-    def publish(self, weights: Path, metadata: AdapterMetadata) -> Adapter:
+    def publish(self, weights: Path, metadata: AdapterMetadata, name: str | None = None) -> Adapter:
         """Copy a weights file into the library under a new name, with its metadata.
 
-        The name is made of `metadata.created_at`; tensors and parameters are counted in the file,
-        and so is the checksum where the metadata have none.
+        The name is made of `metadata.created_at` where none is given; tensors and parameters are
+        counted in the file, and so is the checksum where the metadata have none.
 
         Raises:
+            AdapterExistsError, AdapterError: the name that was given is taken, or none.
             AdapterInvalidError: it is not a sound file of LoRA matrices, or not the one that the
                 metadata were made for.
             StorageError: the disk is full or the library cannot be written; it is as it was.
         """
         self._files.sweep()
+        names = stamps(metadata.created_at) if name is None else iter([self.check_name(name)])
         stream, header = open_checked(weights)
-        with stream, self._files.reserved(stamps(metadata.created_at)) as (stem, part):
+        with stream, self._files.reserved(names) as (stem, part):
             _check_rank(weights, header, metadata)
             sha256 = copy(stream, part)
             if metadata.sha256 not in ("", sha256):
@@ -176,12 +179,7 @@ class AdapterLibrary:
         """
         adapter = self.get(old)
         metadata = adapter.require_metadata()
-        stem = new.removesuffix(SUFFIX)
-        if not NAME.fullmatch(stem) or stem.lower() in RESERVED:
-            raise AdapterError(
-                f"{new!r} is not a name for an adapter.",
-                hint="Use letters, digits, '.', '_' and '-', beginning with a letter or digit.",
-            )
+        stem = _fit(new)
         if stem == adapter.name:
             return adapter
         # Both names are there until the database knows the new one: a process that dies in between
@@ -196,10 +194,25 @@ class AdapterLibrary:
             raise
         self._files.remove(adapter.name)
         for child in self.list():
-            if child.metadata is not None and child.metadata.parent == adapter.name:
-                changed = child.metadata.model_copy(update={"parent": stem})
+            if child.metadata is not None and adapter.name in child.metadata.parents:
+                changed = child.metadata.renamed_parent(adapter.name, stem)
                 write_atomic(self._files.metadata(child.name), changed.to_json())
         return self._open(stem)
+
+    def check_name(self, name: str) -> str:
+        """A name that a new adapter can have, without `.safetensors`.
+
+        Raises:
+            AdapterExistsError: there is one of that name, or the history tells of a deleted one.
+            AdapterError: the name is not fit for a file.
+        """
+        stem = _fit(name)
+        if self._files.is_there(stem):
+            raise AdapterExistsError(
+                f"There is an adapter {stem!r} already.", hint="Choose another name."
+            )
+        self._activations.check_unused(stem)
+        return stem
 
     def delete(self, name: str) -> None:
         """Remove an adapter.
@@ -255,6 +268,16 @@ class AdapterLibrary:
                 hint="`/adapters list` shows what there is.",
             )
         return stem
+
+
+def _fit(name: str) -> str:
+    stem = name.removesuffix(SUFFIX)
+    if not NAME.fullmatch(stem) or stem.lower() in RESERVED:
+        raise AdapterError(
+            f"{name!r} is not a name for an adapter.",
+            hint="Use letters, digits, '.', '_' and '-', beginning with a letter or digit.",
+        )
+    return stem
 
 
 def _check_rank(path: Path, header: Header, metadata: AdapterMetadata) -> None:

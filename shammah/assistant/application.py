@@ -11,7 +11,7 @@ import contextlib
 import logging
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from shammah.settings import Settings
 
 if TYPE_CHECKING:
     from shammah.adapters.library import Adapter, AdapterLibrary
+    from shammah.adapters.merging import MergeOptions
     from shammah.assistant.workspace import Workspace
     from shammah.feedback.exchanges import Exchange
     from shammah.feedback.store import Rating, Recorded
@@ -370,6 +371,21 @@ class Assistant:
         """
         adapter = await asyncio.to_thread((await self._library()).rename, old, new)
         await self._refresh(await self.workspace())
+        return adapter
+
+    async def adapter_merge(
+        self, names: Sequence[str], options: MergeOptions, *, activate: bool = False
+    ) -> Adapter:
+        """Combine adapters into a new one; with `activate` it answers from the next answer on.
+
+        Raises:
+            UsageError: the options do not go together, or not with these adapters.
+            AdapterError: one cannot be used; nothing was changed.
+        """
+        workspace = await self.workspace()
+        adapter = await asyncio.to_thread(workspace.merge, names, options)
+        if activate:
+            await self.adapter_load(adapter.name)
         return adapter
 
     async def adapter_import(self, folder: Path) -> Adapter:

@@ -45,8 +45,10 @@ class AdapterInfo:
     size_bytes: int
     final_loss: float | None
     parent: str | None
+    """The adapter that it was made from; of a merged one the heaviest."""
     compatible: bool
     problem: str | None
+    origin: str = "trained"
     failures: tuple[str, ...] = ()
     """The checks that kept it from being made active by itself."""
 
@@ -78,9 +80,10 @@ class AdapterInfo:
             rank=metadata.lora.rank,
             size_bytes=adapter.size,
             final_loss=metadata.metrics.get("final_loss"),
-            parent=metadata.parent,
+            parent=next(iter(metadata.parents), None),
             compatible=fingerprint in (None, metadata.base_fingerprint),
             problem=adapter.problem,
+            origin=metadata.origin,
             failures=tuple(metadata.failures),
         )
 

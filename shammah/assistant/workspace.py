@@ -6,6 +6,7 @@ so the prompt imports it in a thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from shammah.settings import Settings
 from shammah.storage.database import Database
 
 if TYPE_CHECKING:
+    from shammah.adapters.merging import MergeOptions
     from shammah.learning.plan import TrainingPlan
 
 
@@ -72,6 +74,27 @@ class Workspace:
             for adapter in self.library.list()
         ]
 
+    def merge(self, names: Sequence[str], options: MergeOptions) -> Adapter:
+        """Publish a new adapter that combines others; it is not made the active one.
+
+        Raises:
+            UsageError: the options do not go together, or not with these adapters.
+            AdapterError: one is not there, broken, or for another base model than the configured.
+            ModelError: the base model's folder cannot be used.
+        """
+        from shammah.adapters.merging import check, merge
+
+        adapters = [self.library.get(name) for name in names]
+        check(adapters, options, self.library)
+        base = self.fingerprint()
+        for adapter in adapters:
+            metadata = adapter.require_metadata()
+            if base is not None and metadata.base_fingerprint != base:
+                raise self._other_base(adapter)
+        from shammah.models.load import load_shape
+
+        return merge(adapters, options, load_shape(self.settings.model.name), self.library)
+
     def compare(self, name: str, other: str | None) -> AdapterComparison:
         """An adapter beside another one: by default its parent, or the base model without one.
 
@@ -82,8 +105,8 @@ class Workspace:
 
         infos = {info.name: info for info in self.adapters()}
         second = self.library.get(name)
-        if other is None and second.metadata is not None and second.metadata.parent in infos:
-            other = second.metadata.parent
+        if other is None and infos[second.name].parent in infos:
+            other = infos[second.name].parent
         first = self.library.get(other) if other else None
         apart = difference(first, second)
         uses, ratings = self.exchanges.uses(), self.feedback.ratings()
@@ -110,14 +133,17 @@ class Workspace:
             adapter = self.library.get(name)
             metadata = adapter.require_metadata()
             if fingerprint is not None and metadata.base_fingerprint != fingerprint:
-                raise AdapterInvalidError(
-                    f"{adapter.name} was trained for {metadata.base_model}, not for "
-                    f"{self.settings.model.name}.",
-                    hint="Choose its base with `shammah config set model.name ...` first.",
-                )
+                raise self._other_base(adapter)
         if fingerprint is not None:
             self.library.activate(fingerprint, adapter.name if adapter else None)
         return adapter
+
+    def _other_base(self, adapter: Adapter) -> AdapterInvalidError:
+        return AdapterInvalidError(
+            f"{adapter.name} was made for {adapter.require_metadata().base_model}, not for "
+            f"{self.settings.model.name}.",
+            hint="Choose its base with `shammah config set model.name ...` first.",
+        )
 
     def stats(self) -> dict[str, Any]:
         """Counts of what is stored."""

@@ -10,6 +10,7 @@ from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import ModelNotFoundError
 from shammah.repl import wording
+from shammah.repl.options import merge_options
 
 
 def list_all(options: Namespace) -> int:
@@ -42,6 +43,27 @@ def compare(options: Namespace) -> int:
         emit(found)
     else:
         say(wording.adapter_comparison(found, coloured=coloured()))
+    return 0
+
+
+def merge(options: Namespace) -> int:
+    wanted = merge_options(
+        {key: getattr(options, key) for key in ("weights", "method", "rank", "density", "name")}
+    )
+    with open_workspace(options) as workspace:
+        adapter = workspace.merge(options.names, wanted)
+        if options.activate:
+            workspace.select_adapter(adapter.name)
+    if options.json:
+        about = adapter.require_metadata().model_dump(mode="json")
+        emit({**about, "active": options.activate, "path": adapter.path, "size": adapter.size})
+        return 0
+    say(wording.merged(adapter))
+    warning = wording.inexact(adapter)
+    if warning:
+        tell(warning)
+    if options.activate:
+        say(f"{adapter.name} answers from now on.")
     return 0
 
 

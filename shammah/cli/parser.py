@@ -142,6 +142,25 @@ def _adapters(commands: Any) -> None:
         actions, "rebuild", "train every lesson that stands anew, from the base", "train:rebuild"
     )
     rebuild.add_argument("--wait", action="store_true", help="run it here and wait for its end")
+    merge = _action(actions, "merge", "combine several into a new one", "adapters:merge")
+    merge.add_argument("names", nargs="+", metavar="name", help="two or more of one base model")
+    merge.add_argument(
+        "--weights", metavar="W,W", help="how much of each, such as 0.7,0.3; equal shares if not"
+    )
+    merge.add_argument(
+        "--method",
+        metavar="NAME",
+        help="cat (exact, the default) or svd; or linear, ties, dare_ties, dare_linear, "
+        "magnitude_prune, the last four also with _svd",
+    )
+    merge.add_argument(
+        "--rank", metavar="N", help="recompress to this rank (svd, or a method with _svd)"
+    )
+    merge.add_argument(
+        "--density", metavar="D", help="share of the numbers that ties, dare and prune keep"
+    )
+    merge.add_argument("--name", metavar="NAME", help="what to call it; the time if not given")
+    merge.add_argument("--activate", action="store_true", help="answer with it from now on")
     load = _action(actions, "load", "answer with it from now on", "adapters:load")
     load.add_argument("name")
     _action(actions, "unload", "answer with the base model", "adapters:unload")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shammah.errors import UsageError
 from shammah.repl import wording
+from shammah.repl.options import merge_options, options_of
 from shammah.repl.registry import Chat, choose, words_of
 
 
@@ -60,6 +61,27 @@ async def _compare(chat: Chat, words: Sequence[str]) -> None:
     chat.say(wording.adapter_comparison(found, coloured=chat.screen.coloured))
 
 
+async def _merge(chat: Chat, words: Sequence[str]) -> None:
+    valued = ("--weights", "--method", "--rank", "--density", "--name")
+    names, options = options_of(words, valued, ("--activate",))
+    if len(names) < 2:
+        raise UsageError(
+            "Write /adapters merge NAME NAME [...] [--weights 0.7,0.3] [--method cat|svd|...] "
+            "[--rank N] [--density D] [--name NAME] [--activate]"
+        )
+    activate = options.pop("activate", None) is not None
+    wanted = merge_options(options)
+    adapter = await chat.assistant.adapter_merge(names, wanted, activate=activate)
+    chat.say(wording.merged(adapter))
+    warning = wording.inexact(adapter)
+    if warning:
+        chat.say(chat.styled(warning, "yellow"))
+    if activate:
+        chat.say(f"{adapter.name} answers from now on.")
+    else:
+        chat.say(f"/adapters load {adapter.name} makes it answer.")
+
+
 async def _rebuild(chat: Chat, words: Sequence[str]) -> None:
     _exactly(words, "rebuild")
     chat.say(wording.queued(await chat.assistant.rebuild()))
@@ -107,6 +129,7 @@ SUBCOMMANDS: dict[str, Callable[[Chat, Sequence[str]], Awaitable[None]]] = {
     "unload": _unload,
     "show": _show,
     "compare": _compare,
+    "merge": _merge,
     "rebuild": _rebuild,
     "rename": _rename,
     "delete": _delete,

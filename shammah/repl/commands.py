@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
+from shammah.adapters.merge_methods import METHODS
 from shammah.paths import Paths
 from shammah.repl import text
 from shammah.repl.adapter_commands import SUBCOMMANDS as ADAPTER_SUBCOMMANDS
@@ -47,9 +48,20 @@ def _adapters(words: Sequence[str], paths: Paths) -> Iterable[str]:
         return ADAPTER_SUBCOMMANDS
     if words[0] in ("load", "show", "rename", "delete", "export") and len(words) == 1:
         return adapter_names(paths)
+    if words[0] == "merge":
+        return _merging(words, paths)
     if words[0] == "export":
         return (FILES, "--with-lessons")
     return (FILES,) if words[0] == "import" else ()
+
+
+def _merging(words: Sequence[str], paths: Paths) -> Iterable[str]:
+    if words[-1] == "--method":
+        return METHODS
+    if words[-1] in ("--weights", "--rank", "--density", "--name"):
+        return ()
+    options = ("--weights", "--method", "--rank", "--density", "--name", "--activate")
+    return [*(name for name in adapter_names(paths) if name not in words), *options]
 
 
 def _feedback(words: Sequence[str], paths: Paths) -> Iterable[str]:
@@ -170,7 +182,7 @@ _LIST = (
     ),
     Command(
         "/adapters",
-        "[list|load|unload|show|compare|rebuild|rename|delete|rollback|export|import]",
+        "[list|load|unload|show|compare|merge|rebuild|rename|delete|rollback|export|import]",
         "what was learned",
         "list                  every adapter, the active one marked\n"
         "load NAME             the next answer uses it; remembered across restarts\n"
@@ -178,6 +190,11 @@ _LIST = (
         "rollback              goes back to the one before\n"
         "show [NAME]           lessons, figures and parent\n"
         "compare NAME [OTHER]  how two differ, and how they do; OTHER is its parent if not named\n"
+        "merge A B ...         combines them into a new one, exactly unless told otherwise:\n"
+        "                      --weights 0.7,0.3 (equal shares if not given), --method cat|svd|\n"
+        "                      linear|ties|dare_ties|dare_linear|magnitude_prune (and the last\n"
+        "                      four with _svd), --rank N to recompress, --density D, --name NAME,\n"
+        "                      --activate\n"
         "rebuild               trains every lesson that stands anew, from the base model\n"
         "rename OLD NEW        gives it another name\n"
         "delete NAME           removes it; not the active one\n"

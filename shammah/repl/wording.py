@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from shammah.adapters.merge_methods import EXACT
 from shammah.repl import text
 from shammah.repl.text import duration, one_line, size, unicode_output
 
 if TYPE_CHECKING:
     from shammah.adapters.library import Adapter
+    from shammah.adapters.metadata import AdapterMetadata, MergeRecord
     from shammah.assistant import AdapterInfo
     from shammah.assistant.views import AdapterComparison, AdapterRecord
     from shammah.feedback.records import BufferState, Feedback, Recorded
@@ -201,7 +203,8 @@ def _record(record: AdapterRecord | None) -> dict[str, str]:
         "rank, size": f"{info.rank}, {size(info.size_bytes)}",
         "used in": _count(record.answers, "answer"),
         "ratings of those": ratings or "none",
-        "checks": "; ".join(info.failures) or "passed",
+        "checks": "; ".join(info.failures)
+        or ("passed" if info.origin == "trained" else f"none ({info.origin})"),
     }
     for label, part, whole in (
         ("earlier lessons held", "earlier_held", "earlier"),
@@ -227,7 +230,7 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
         ("base model", f"{about.base_model} ({about.base_fingerprint[:16]})"),
         ("LoRA", f"rank {about.lora.rank}, alpha {about.lora.alpha:g}, "
                  f"{', '.join(about.lora.target_modules)}"),
-        ("parent", about.parent or "none"),
+        *_origin(about),
     ]  # fmt: skip
     lines += [(name.replace("_", " "), f"{value:g}") for name, value in about.metrics.items()]
     lines += [("failed", failure) for failure in about.failures]
@@ -250,6 +253,42 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
         right=(1,),
     )
     return f"{shown}\n\n{lessons}"
+
+
+def _origin(about: AdapterMetadata) -> list[tuple[str, object]]:
+    if about.merge is None:
+        return [("parent", about.parent or "none")]
+    merge = about.merge
+    density = f", density {merge.density:g}" if merge.density is not None else ""
+    return [
+        ("merged from", merged_sum(merge)),
+        ("method", f"{merge.method}{density}"),
+        ("off the weighted sum", f"{merge.relative_error:.2%}"),
+    ]
+
+
+def merged_sum(merge: MergeRecord) -> str:
+    """`0.7 x first + 0.3 x second`."""
+    return " + ".join(f"{parent.weight:.4g} x {parent.name}" for parent in merge.parents)
+
+
+def merged(adapter: Adapter) -> str:
+    """What `merge` made."""
+    merge = adapter.require_metadata().merge
+    assert merge is not None
+    return f"{adapter.name} is {merged_sum(merge)} ({merge.method}, rank {merge.rank})."
+
+
+def inexact(adapter: Adapter) -> str | None:
+    """A warning, where a merged adapter is not the weighted sum of those it was made of."""
+    merge = adapter.require_metadata().merge
+    if merge is None or merge.relative_error < EXACT:
+        return None
+    better = "cat is exact" if merge.method == "svd" else "cat is exact, svd the nearest of a rank"
+    return (
+        f"Inexact: what it changes is {merge.relative_error:.1%} off the weighted sum of what the "
+        f"others change ({better}). /adapters compare shows its answers."
+    )
 
 
 def jobs_table(jobs: Sequence[Job], *, coloured: bool) -> str:
