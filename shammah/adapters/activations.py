@@ -63,26 +63,20 @@ class Activations:
             AdapterError: nothing was active before.
         """
         with self._database.write() as session:
-            now = _newest(session, fingerprint)
-            earlier = now
-            while earlier is not None:
-                before = earlier.previous_id
-                if before is None:
-                    # Before the first activation the base model answered.
-                    if earlier.adapter is None or now is None or now.adapter is None:
-                        break
-                    self._add(session, fingerprint, None, None)
-                    return None
-                earlier = session.get(ActivationRow, before)
-                if earlier is None:
-                    break
-                name = earlier.adapter
-                if now is not None and name != now.adapter and (name is None or exists(name)):
-                    self._add(session, fingerprint, name, earlier.previous_id)
-                    return name
+            before = _before(session, fingerprint, exists)
+            if before is not None:
+                self._add(session, fingerprint, *before)
+                return before[0]
         raise AdapterError(
             "There is nothing to go back to.", hint="`/adapters list` shows what can be loaded."
         )
+
+    def previous(self, fingerprint: str, exists: Callable[[str], bool]) -> str | None:
+        """The adapter that `rollback` would go back to; None where that is the base model, or
+        where there is nothing."""
+        with self._database.read() as session:
+            before = _before(session, fingerprint, exists)
+            return before[0] if before is not None else None
 
     def history(self, fingerprint: str) -> list[Activation]:
         """Every change of a base model's adapter, the newest first."""
@@ -118,8 +112,10 @@ class Activations:
         with self._database.read() as session:
             _check_unused(session, name)
 
-    def remove(self, adapter: str, remove: Callable[[], None]) -> None:
-        """Call `remove`, while nobody can activate the adapter.
+    def remove(
+        self, adapter: str, remove: Callable[[], None], check: Callable[[], object] | None = None
+    ) -> None:
+        """Call `check`, which may raise, and `remove`, while nobody can activate the adapter.
 
         Raises:
             AdapterError: it is the active one of some base model.
@@ -136,6 +132,8 @@ class Activations:
                     f"{adapter} is active and was not deleted.",
                     hint="Load another adapter first, or /adapters unload.",
                 )
+            if check is not None:
+                check()
             remove()
 
     def _add(
@@ -153,6 +151,24 @@ class Activations:
 
 _NAMING = (ActivationRow, ExchangeRow, FeedbackRow, JobRow)
 """Whose column `adapter` names one."""
+
+
+def _before(
+    session: Session, fingerprint: str, exists: Callable[[str], bool]
+) -> tuple[str | None, int | None] | None:
+    """What was active before the present one, and the `previous_id` of that; adapters that are gone
+    are passed over."""
+    now = earlier = _newest(session, fingerprint)
+    while now is not None and earlier is not None:
+        if earlier.previous_id is None:
+            # Before the first activation the base model answered.
+            return None if earlier.adapter is None or now.adapter is None else (None, None)
+        earlier = session.get(ActivationRow, earlier.previous_id)
+        if earlier is not None and earlier.adapter != now.adapter:
+            name = earlier.adapter
+            if name is None or exists(name):
+                return name, earlier.previous_id
+    return None
 
 
 def _check_unused(session: Session, name: str) -> None:

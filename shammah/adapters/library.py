@@ -8,6 +8,8 @@ from __future__ import annotations
 import builtins
 import re
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +27,12 @@ from shammah.errors import (
     ShammahError,
 )
 from shammah.files import write_atomic
+from shammah.signs import sign, signs
 from shammah.storage.database import Database
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+PINS = ".in-use"
+"""The folder, inside the library's, of the signs for adapters in use."""
 RESERVED = {"none"}
 """`--adapter none` is the base model."""
 
@@ -101,6 +106,19 @@ class AdapterLibrary:
         """Every change of a base model's active adapter, the newest first."""
         return self._activations.history(fingerprint)
 
+    def previous(self, fingerprint: str) -> str | None:
+        """The adapter that `rollback` would go back to; None where that is the base model, or
+        where there is nothing."""
+        return self._activations.previous(fingerprint, self._usable)
+
+    def pin(self, name: str) -> AbstractContextManager[None]:
+        """While inside, every process sees that an adapter is in use that need not be active."""
+        return sign(self.folder / PINS, self._stem(name))
+
+    def pinned(self) -> set[str]:
+        """The adapters that some process has pinned."""
+        return set(signs(self.folder / PINS))
+
     # --- changing ---------------------------------------------------------------------------
 
     def publish(self, weights: Path, metadata: AdapterMetadata, name: str | None = None) -> Adapter:
@@ -164,10 +182,7 @@ class AdapterLibrary:
         Raises:
             AdapterError: nothing was active before.
         """
-        return self._activations.rollback(
-            fingerprint,
-            lambda name: self._files.is_there(name) and self._open(name).problem is None,
-        )
+        return self._activations.rollback(fingerprint, self._usable)
 
     def rename(self, old: str, new: str) -> Adapter:
         """Give an adapter another name, also in what is stored: where it is active it stays so.
@@ -214,8 +229,11 @@ class AdapterLibrary:
         self._activations.check_unused(stem)
         return stem
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, check: Callable[[], object] | None = None) -> None:
         """Remove an adapter.
+
+        Args:
+            check: called while nobody can activate, rename or delete one; raises if it is to stay.
 
         Raises:
             AdapterNotFoundError: it is not there.
@@ -223,9 +241,12 @@ class AdapterLibrary:
             StorageError: it cannot be removed.
         """
         stem = self.get(name).name
-        self._activations.remove(stem, lambda: self._files.remove(stem))
+        self._activations.remove(stem, lambda: self._files.remove(stem), check)
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _usable(self, stem: str) -> bool:
+        return self._files.is_there(stem) and self._open(stem).problem is None
 
     def _open(self, stem: str) -> Adapter:
         path = self._files.weights(stem)

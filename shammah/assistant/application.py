@@ -386,6 +386,7 @@ class Assistant:
         adapter = await asyncio.to_thread(workspace.merge, names, options)
         if activate:
             await self.adapter_load(adapter.name)
+        await (await self.trainer()).prune()
         return adapter
 
     async def adapter_import(self, folder: Path) -> Adapter:
@@ -395,7 +396,9 @@ class Assistant:
             AdapterError: it does not fit the live model, or fails a check.
         """
         await self.ready()
-        return await self._live.import_peft(folder, await self._library())
+        adapter = await self._live.import_peft(folder, await self._library())
+        await (await self.trainer()).prune()
+        return adapter
 
     async def load_model(self, name: str) -> None:
         """Answer with another base model; the conversation goes on.

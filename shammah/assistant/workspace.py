@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.assistant.views import AdapterComparison, AdapterInfo, AdapterRecord
-from shammah.errors import AdapterInvalidError
+from shammah.errors import AdapterInvalidError, UsageError
 from shammah.feedback.exchanges import ExchangeStore
 from shammah.feedback.store import FeedbackStore
 from shammah.learning.queue import Job, JobQueue
+from shammah.learning.upkeep import Upkeep
 from shammah.models.fingerprint import fingerprint as fingerprint_of
 from shammah.models.source import find_model
 from shammah.paths import Paths
@@ -24,6 +25,7 @@ from shammah.storage.database import Database
 
 if TYPE_CHECKING:
     from shammah.adapters.merging import MergeOptions
+    from shammah.adapters.pruning import Removal
     from shammah.learning.plan import TrainingPlan
 
 
@@ -44,6 +46,7 @@ class Workspace:
         self.feedback = FeedbackStore(self.database, settings.feedback)
         self.library = AdapterLibrary(paths.adapters, self.database)
         self.queue = JobQueue(self.database, paths, self.feedback)
+        self._upkeep = Upkeep(self.library, self.exchanges, self.feedback, self.queue)
 
     def apply(self, settings: Settings) -> None:
         """Use changed settings from here on."""
@@ -73,6 +76,24 @@ class Workspace:
             AdapterInfo.of(adapter, active=active, fingerprint=fingerprint)
             for adapter in self.library.list()
         ]
+
+    def prune(self, keep: int | None = None, *, dry_run: bool = False) -> list[Removal]:
+        """Remove the worst adapters, so that `keep` of each base model are left.
+
+        Args:
+            keep: None is `adapters.max_kept`.
+            dry_run: only say which, and why.
+
+        Raises:
+            UsageError: the settings keep all, and `keep` is not given.
+        """
+        keep = self.settings.adapters.max_kept if keep is None else keep
+        if keep < 1:
+            raise UsageError(
+                "adapters.max_kept is 0: every adapter is kept.",
+                hint="--keep N says how many to keep this time.",
+            )
+        return self._upkeep.prune(keep, dry_run=dry_run)
 
     def merge(self, names: Sequence[str], options: MergeOptions) -> Adapter:
         """Publish a new adapter that combines others; it is not made the active one.

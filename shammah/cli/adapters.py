@@ -10,7 +10,7 @@ from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import ModelNotFoundError
 from shammah.repl import wording
-from shammah.repl.options import merge_options
+from shammah.repl.options import merge_options, whole_number
 
 
 def list_all(options: Namespace) -> int:
@@ -54,6 +54,12 @@ def merge(options: Namespace) -> int:
         adapter = workspace.merge(options.names, wanted)
         if options.activate:
             workspace.select_adapter(adapter.name)
+        keep = workspace.settings.adapters.max_kept
+        removed = workspace.prune(keep) if keep else []
+    if removed:
+        from shammah.learning.upkeep import removed_text
+
+        tell(removed_text(removed, keep))
     if options.json:
         about = adapter.require_metadata().model_dump(mode="json")
         emit({**about, "active": options.activate, "path": adapter.path, "size": adapter.size})
@@ -104,6 +110,18 @@ def delete(options: Namespace) -> int:
     return _done(options, f"{options.name} is deleted.", options.name)
 
 
+def prune(options: Namespace) -> int:
+    keep = whole_number("keep", options.keep, 1)
+    with open_workspace(options) as workspace:
+        removed = workspace.prune(keep, dry_run=options.dry_run)
+        left = len(workspace.library.list()) - len(removed) * options.dry_run
+    if options.json:
+        emit({"removed": removed, "kept": left, "dry_run": options.dry_run})
+    else:
+        say(wording.pruned(removed, left, dry_run=options.dry_run))
+    return 0
+
+
 def export(options: Namespace) -> int:
     from shammah.adapters.peft_format import export_peft
 
@@ -130,7 +148,13 @@ async def _take(options: Namespace) -> int:
     paths = paths_of(options)
     start_log(paths)
     # The shapes that the adapter must fit are those of the live model.
-    assistant = Assistant(settings_of(paths), paths, train=False, adapter="none")
+    assistant = Assistant(
+        settings_of(paths),
+        paths,
+        train=False,
+        adapter="none",
+        on_notice=lambda notice: tell(notice.text),
+    )
     await assistant.start()
     try:
         folder = await asyncio.to_thread(Path(options.folder).expanduser)

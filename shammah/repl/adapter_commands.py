@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shammah.errors import UsageError
 from shammah.repl import wording
-from shammah.repl.options import merge_options, options_of
+from shammah.repl.options import merge_options, options_of, whole_number
 from shammah.repl.registry import Chat, choose, words_of
 
 
@@ -100,6 +100,17 @@ async def _delete(chat: Chat, words: Sequence[str]) -> None:
     chat.say(f"{name} is deleted.")
 
 
+async def _prune(chat: Chat, words: Sequence[str]) -> None:
+    plain, options = options_of(words, ("--keep",), ("--dry-run",))
+    if plain:
+        raise UsageError("Write /adapters prune [--keep N] [--dry-run]")
+    keep, dry_run = whole_number("keep", options.get("keep"), 1), "dry-run" in options
+    workspace = await chat.assistant.workspace()
+    removed = await asyncio.to_thread(workspace.prune, keep, dry_run=dry_run)
+    left = len(await asyncio.to_thread(workspace.library.list)) - len(removed) * dry_run
+    chat.say(wording.pruned(removed, left, dry_run=dry_run))
+
+
 async def _export(chat: Chat, words: Sequence[str]) -> None:
     with_lessons = "--with-lessons" in words
     name, folder = _exactly(
@@ -133,6 +144,7 @@ SUBCOMMANDS: dict[str, Callable[[Chat, Sequence[str]], Awaitable[None]]] = {
     "rebuild": _rebuild,
     "rename": _rename,
     "delete": _delete,
+    "prune": _prune,
     "rollback": _rollback,
     "export": _export,
     "import": _import,

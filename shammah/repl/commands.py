@@ -48,6 +48,8 @@ def _adapters(words: Sequence[str], paths: Paths) -> Iterable[str]:
         return ADAPTER_SUBCOMMANDS
     if words[0] in ("load", "show", "rename", "delete", "export") and len(words) == 1:
         return adapter_names(paths)
+    if words[0] == "prune":
+        return () if words[-1] == "--keep" else ("--keep", "--dry-run")
     if words[0] == "merge":
         return _merging(words, paths)
     if words[0] == "export":
@@ -182,7 +184,7 @@ _LIST = (
     ),
     Command(
         "/adapters",
-        "[list|load|unload|show|compare|merge|rebuild|rename|delete|rollback|export|import]",
+        "[list|load|unload|show|compare|merge|rebuild|rename|delete|prune|rollback|export|import]",
         "what was learned",
         "list                  every adapter, the active one marked\n"
         "load NAME             the next answer uses it; remembered across restarts\n"
@@ -198,6 +200,8 @@ _LIST = (
         "rebuild               trains every lesson that stands anew, from the base model\n"
         "rename OLD NEW        gives it another name\n"
         "delete NAME           removes it; not the active one\n"
+        "prune                 removes the worst of too many; --keep N instead of\n"
+        "                      adapters.max_kept, --dry-run only says which\n"
         "export NAME FOLDER    writes PEFT's layout; --with-lessons adds the lessons' text\n"
         "import FOLDER         takes an adapter in PEFT's layout",
         adapters,

@@ -16,6 +16,7 @@ from shammah.repl.text import duration, one_line, size, unicode_output
 if TYPE_CHECKING:
     from shammah.adapters.library import Adapter
     from shammah.adapters.metadata import AdapterMetadata, MergeRecord
+    from shammah.adapters.pruning import Removal
     from shammah.assistant import AdapterInfo
     from shammah.assistant.views import AdapterComparison, AdapterRecord
     from shammah.feedback.records import BufferState, Feedback, Recorded
@@ -277,6 +278,19 @@ def merged(adapter: Adapter) -> str:
     merge = adapter.require_metadata().merge
     assert merge is not None
     return f"{adapter.name} is {merged_sum(merge)} ({merge.method}, rank {merge.rank})."
+
+
+def pruned(removed: Sequence[Removal], left: int, *, dry_run: bool) -> str:
+    """What `adapters prune` did, or would do."""
+    if not removed:
+        return (
+            f"Nothing to remove, {_count(left, 'adapter')} kept: they are few enough, in use, or "
+            "what the active one was made from."
+        )
+    lines = [f"{removal.name}: {removal.reason}" for removal in removed]
+    done = "would be removed" if dry_run else "removed"
+    lines.append(f"{_count(len(removed), 'adapter')} {done}, {left} kept.")
+    return "\n".join(lines)
 
 
 def inexact(adapter: Adapter) -> str | None:
