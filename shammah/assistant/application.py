@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shammah.assistant.answers import AnswerHandle
 from shammah.assistant.live_model import LiveModel
-from shammah.assistant.views import Notice, Status
+from shammah.assistant.views import AnswerComparison, Notice, Status
 from shammah.errors import FeedbackError, ShammahError, UsageError
 from shammah.messages import Conversation, assistant, system, user
 from shammah.paths import Paths
@@ -372,6 +372,28 @@ class Assistant:
         adapter = await asyncio.to_thread((await self._library()).rename, old, new)
         await self._refresh(await self.workspace())
         return adapter
+
+    async def adapter_answers(self, first: str | None, second: str, limit: int) -> AnswerComparison:
+        """What two adapters (None: the base model) answer to the lessons of both, until `limit` of
+        the answers differ. The conversation and the adapter in use stay as they are.
+
+        Raises:
+            AdapterError: one is not there, or does not fit the live model.
+            ModelError: it cannot be loaded.
+        """
+        from shammah.assistant.comparison import compare_answers, lessons_of
+
+        library = await self._library()
+        one = await asyncio.to_thread(library.get, first) if first is not None else None
+        two = await asyncio.to_thread(library.get, second)
+        if not lessons_of(one, two):
+            return AnswerComparison(0, 0, ())
+        await self.ready()
+        base, engine = self._live.require()
+        async with self._priority():
+            return await compare_answers(
+                base, engine, one, two, limit=limit, system_text=self.settings.chat.system
+            )
 
     async def adapter_merge(
         self, names: Sequence[str], options: MergeOptions, *, activate: bool = False

@@ -103,9 +103,31 @@ class AdapterRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerPair:
+    """What two adapters answer to one question, and the answer that was taught."""
+
+    question: str
+    taught: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerComparison:
+    """Of the `lessons` of both `asked` were answered, and `differing` were those whose answers are
+    not the same."""
+
+    lessons: int
+    asked: int
+    differing: tuple[AnswerPair, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterComparison:
-    """Two adapters side by side; `first` None is the base model."""
+    """Two adapters side by side; `first` None is the base model. `answers` are None where they were
+    not asked for."""
 
     first: AdapterRecord | None
     second: AdapterRecord
     difference: AdapterDifference
+    answers: AnswerComparison | None = None

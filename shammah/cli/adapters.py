@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
+from shammah.assistant import Assistant
+from shammah.assistant.views import AdapterComparison, AnswerComparison
 from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
-from shammah.errors import ModelNotFoundError
+from shammah.errors import AdapterError, ModelError, ModelNotFoundError
 from shammah.repl import wording
+from shammah.repl.adapter_commands import ANSWERS
 from shammah.repl.options import merge_options, whole_number
 
 
@@ -37,13 +41,33 @@ def show(options: Namespace) -> int:
 
 
 def compare(options: Namespace) -> int:
+    limit = whole_number("answers", options.answers)
     with open_workspace(options) as workspace:
         found = workspace.compare(options.name, options.other)
+    if limit != 0:
+        try:
+            answers = asyncio.run(_answers(options, found, limit or ANSWERS))
+            found = replace(found, answers=answers)
+        except (AdapterError, ModelError) as error:
+            # All but the answers is known without the model.
+            tell(wording.no_answers(error))
     if options.json:
         emit(found)
     else:
         say(wording.adapter_comparison(found, coloured=coloured()))
+        if found.answers is not None:
+            say(wording.answer_comparison(found, found.answers, coloured=coloured()))
     return 0
+
+
+async def _answers(options: Namespace, found: AdapterComparison, limit: int) -> AnswerComparison:
+    paths = paths_of(options)
+    assistant = Assistant(settings_of(paths), paths, train=False, adapter="none")
+    try:
+        first = found.first.info.name if found.first else None
+        return await assistant.adapter_answers(first, found.second.info.name, limit)
+    finally:
+        await assistant.close()
 
 
 def merge(options: Namespace) -> int:
@@ -143,8 +167,6 @@ def take(options: Namespace) -> int:
 
 
 async def _take(options: Namespace) -> int:
-    from shammah.assistant import Assistant
-
     paths = paths_of(options)
     start_log(paths)
     # The shapes that the adapter must fit are those of the live model.

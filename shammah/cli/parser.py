@@ -138,6 +138,11 @@ def _adapters(commands: Any) -> None:
     compare = _action(actions, "compare", "how two differ, and how they do", "adapters:compare")
     compare.add_argument("name")
     compare.add_argument("other", nargs="?", help="its parent, unless another one is named")
+    compare.add_argument(
+        "--answers",
+        metavar="N",
+        help="show up to N lessons that they answer differently (10); 0 loads no model",
+    )
     rebuild = _action(
         actions, "rebuild", "train every lesson that stands anew, from the base", "train:rebuild"
     )

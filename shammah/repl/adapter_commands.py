@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from shammah.errors import UsageError
+from shammah.errors import AdapterError, UsageError
 from shammah.repl import wording
 from shammah.repl.options import merge_options, options_of, whole_number
 from shammah.repl.registry import Chat, choose, words_of
+
+ANSWERS = 10
+"""Differing answers that `compare` shows unless told otherwise."""
 
 
 async def adapters(chat: Chat, argument: str) -> None:
@@ -53,12 +56,22 @@ async def _show(chat: Chat, words: Sequence[str]) -> None:
 
 
 async def _compare(chat: Chat, words: Sequence[str]) -> None:
-    if not 1 <= len(words) <= 2:
-        raise UsageError("Write /adapters compare NAME [OTHER]")
-    name, other = (*words, None)[:2]
+    names, options = options_of(words, ("--answers",))
+    if not 1 <= len(names) <= 2:
+        raise UsageError("Write /adapters compare NAME [OTHER] [--answers N]")
+    limit = whole_number("answers", options.get("answers", str(ANSWERS)))
+    name, other = (*names, None)[:2]
     workspace = await chat.assistant.workspace()
     found = await asyncio.to_thread(workspace.compare, str(name), other)
     chat.say(wording.adapter_comparison(found, coloured=chat.screen.coloured))
+    if limit:
+        first = found.first.info.name if found.first else None
+        try:
+            answers = await chat.assistant.adapter_answers(first, found.second.info.name, limit)
+        except AdapterError as error:
+            chat.say(f"\n{wording.no_answers(error)}")
+            return
+        chat.say(wording.answer_comparison(found, answers, coloured=chat.screen.coloured))
 
 
 async def _merge(chat: Chat, words: Sequence[str]) -> None:

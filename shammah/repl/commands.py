@@ -48,6 +48,16 @@ def _adapters(words: Sequence[str], paths: Paths) -> Iterable[str]:
         return ADAPTER_SUBCOMMANDS
     if words[0] in ("load", "show", "rename", "delete", "export") and len(words) == 1:
         return adapter_names(paths)
+    if words[0] == "compare":
+        taken = [word for word in words[1:] if not word.startswith("--")]
+        return (
+            ()
+            if words[-1] == "--answers"
+            else [
+                *(name for name in adapter_names(paths) if len(taken) < 2 and name not in taken),
+                "--answers",
+            ]
+        )
     if words[0] == "prune":
         return () if words[-1] == "--keep" else ("--keep", "--dry-run")
     if words[0] == "merge":
@@ -191,7 +201,8 @@ _LIST = (
         "unload                the base model answers\n"
         "rollback              goes back to the one before\n"
         "show [NAME]           lessons, figures and parent\n"
-        "compare NAME [OTHER]  how two differ, and how they do; OTHER is its parent if not named\n"
+        "compare NAME [OTHER]  how two differ, and how they do; OTHER is its parent if not named;\n"
+        "                      --answers N shows up to N lessons answered differently (10)\n"
         "merge A B ...         combines them into a new one, exactly unless told otherwise:\n"
         "                      --weights 0.7,0.3 (equal shares if not given), --method cat|svd|\n"
         "                      linear|ties|dare_ties|dare_linear|magnitude_prune (and the last\n"

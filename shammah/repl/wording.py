@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from shammah.adapters.metadata import AdapterMetadata, MergeRecord
     from shammah.adapters.pruning import Removal
     from shammah.assistant import AdapterInfo
-    from shammah.assistant.views import AdapterComparison, AdapterRecord
+    from shammah.assistant.views import AdapterComparison, AdapterRecord, AnswerComparison
+    from shammah.errors import ShammahError
     from shammah.feedback.records import BufferState, Feedback, Recorded
     from shammah.learning.plan import TrainingPlan
     from shammah.learning.queue import Job
@@ -188,6 +189,44 @@ def adapter_comparison(found: AdapterComparison, *, coloured: bool) -> str:
             parts.append(f"\n{title}:")
             parts += [f"  {one_line(item.query)} → {one_line(item.target)}" for item in lessons]
     return "\n".join(parts)
+
+
+def answer_comparison(
+    found: AdapterComparison, answers: AnswerComparison, *, coloured: bool
+) -> str:
+    """The answers to their lessons in which two adapters differ."""
+    if not answers.lessons:
+        return "\nNeither was taught a lesson to compare answers to."
+    asked = f"{_count(answers.asked, 'lesson')} asked"
+    if answers.asked < answers.lessons:
+        asked += f" ({answers.lessons} in all)"
+    if not answers.differing:
+        return f"\nNone answered differently of {asked}."
+    width = 2 * text.cell(8, 3)
+    names = (found.difference.first or "base model", found.difference.second)
+    shown = text.table(
+        ["lesson", *names],
+        [
+            (
+                one_line(pair.question, width),
+                _answer(pair.first, pair.taught, width),
+                _answer(pair.second, pair.taught, width),
+            )
+            for pair in answers.differing
+        ],
+        coloured=coloured,
+    )
+    return f"\nAnswered differently, {len(answers.differing)} of {asked}:\n{shown}"
+
+
+def no_answers(error: ShammahError) -> str:
+    """Why a comparison is without answers."""
+    return f"Their answers cannot be compared: {error}"
+
+
+def _answer(answer: str, taught: str, width: int) -> str:
+    mark = " (as taught)" if answer.split() == taught.split() else ""
+    return one_line(answer, width) + mark
 
 
 def _record(record: AdapterRecord | None) -> dict[str, str]:
