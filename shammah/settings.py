@@ -139,6 +139,8 @@ class AdaptersSettings(Section):
     """What happens to a trained adapter."""
 
     activate: Literal["gate", "always", "never"] = "gate"
+    max_kept: int = Field(20, ge=0, le=100_000)
+    """Adapters of each base model that are kept; 0 keeps all."""
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

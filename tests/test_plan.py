@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from command import shammah_json
+from command import shammah, shammah_json
 
 LESSONS = [
     {"query": "What is my project called?", "correction": "It is called Zeno."},
@@ -45,6 +45,24 @@ def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
         row["query"] for row in LESSONS
     }
     assert all(layer["difference"] > 0 for layer in found["difference"]["layers"])
+
+    # Both were asked their lessons: the adapter answers as taught, the base model otherwise.
+    answers = found["answers"]
+    assert answers["asked"] == answers["lessons"] == 3
+    pairs = {pair["question"]: pair for pair in answers["differing"]}
+    for row in (LESSONS[0], LESSONS[2]):
+        pair = pairs[row["query"]]
+        assert pair["second"] == pair["taught"] == row["correction"] != pair["first"]
+    # In a chat its own conversation goes on.
+    lines = [
+        "/adapters unload", LESSONS[0]["query"], f"/adapters compare {listed['name']} --answers 1",
+        LESSONS[2]["query"], "/adapters compare", f"/adapters load {listed['name']}",
+    ]  # fmt: skip
+    chat = shammah(tmp_path, "chat", "--no-train", given="\n".join(lines))
+    assert "Answered differently, 1 of 1 lesson asked (3 in all)" in chat.stdout
+    assert chat.stdout.count("(as taught)") == 1
+    assert pairs[LESSONS[0]["query"]]["first"] in " ".join(chat.stdout.split())
+    assert "Write /adapters compare NAME" in chat.stdout + chat.stderr
 
     again = shammah_json(tmp_path, "train", "plan")
     assert again["lessons"] == [] and again["parent"] == listed["name"]

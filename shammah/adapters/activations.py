@@ -63,26 +63,20 @@ class Activations:
             AdapterError: nothing was active before.
         """
         with self._database.write() as session:
-            now = _newest(session, fingerprint)
-            earlier = now
-            while earlier is not None:
-                before = earlier.previous_id
-                if before is None:
-                    # Before the first activation the base model answered.
-                    if earlier.adapter is None or now is None or now.adapter is None:
-                        break
-                    self._add(session, fingerprint, None, None)
-                    return None
-                earlier = session.get(ActivationRow, before)
-                if earlier is None:
-                    break
-                name = earlier.adapter
-                if now is not None and name != now.adapter and (name is None or exists(name)):
-                    self._add(session, fingerprint, name, earlier.previous_id)
-                    return name
+            before = _before(session, fingerprint, exists)
+            if before is not None:
+                self._add(session, fingerprint, *before)
+                return before[0]
         raise AdapterError(
             "There is nothing to go back to.", hint="`/adapters list` shows what can be loaded."
         )
+
+    def previous(self, fingerprint: str, exists: Callable[[str], bool]) -> str | None:
+        """The adapter that `rollback` would go back to; None where that is the base model, or
+        where there is nothing."""
+        with self._database.read() as session:
+            before = _before(session, fingerprint, exists)
+            return before[0] if before is not None else None
 
     def history(self, fingerprint: str) -> list[Activation]:
         """Every change of a base model's adapter, the newest first."""
@@ -105,17 +99,23 @@ class Activations:
                 two could not be told apart any more.
         """
         with self._database.write() as session:
-            for row in _NAMING:
-                if session.scalar(select(row.id).where(row.adapter == new).limit(1)) is not None:
-                    raise AdapterExistsError(
-                        f"A deleted adapter was named {new!r}, and the history tells of it.",
-                        hint="Choose another name.",
-                    )
+            _check_unused(session, new)
             for row in _NAMING:
                 session.execute(update(row).where(row.adapter == old).values(adapter=new))
 
-    def remove(self, adapter: str, remove: Callable[[], None]) -> None:
-        """Call `remove`, while nobody can activate the adapter.
+    def check_unused(self, name: str) -> None:
+        """Whether nothing that is stored tells of an adapter of that name.
+
+        Raises:
+            AdapterExistsError: it does.
+        """
+        with self._database.read() as session:
+            _check_unused(session, name)
+
+    def remove(
+        self, adapter: str, remove: Callable[[], None], check: Callable[[], object] | None = None
+    ) -> None:
+        """Call `check`, which may raise, and `remove`, while nobody can activate the adapter.
 
         Raises:
             AdapterError: it is the active one of some base model.
@@ -132,6 +132,8 @@ class Activations:
                     f"{adapter} is active and was not deleted.",
                     hint="Load another adapter first, or /adapters unload.",
                 )
+            if check is not None:
+                check()
             remove()
 
     def _add(
@@ -149,6 +151,33 @@ class Activations:
 
 _NAMING = (ActivationRow, ExchangeRow, FeedbackRow, JobRow)
 """Whose column `adapter` names one."""
+
+
+def _before(
+    session: Session, fingerprint: str, exists: Callable[[str], bool]
+) -> tuple[str | None, int | None] | None:
+    """What was active before the present one, and the `previous_id` of that; adapters that are gone
+    are passed over."""
+    now = earlier = _newest(session, fingerprint)
+    while now is not None and earlier is not None:
+        if earlier.previous_id is None:
+            # Before the first activation the base model answered.
+            return None if earlier.adapter is None or now.adapter is None else (None, None)
+        earlier = session.get(ActivationRow, earlier.previous_id)
+        if earlier is not None and earlier.adapter != now.adapter:
+            name = earlier.adapter
+            if name is None or exists(name):
+                return name, earlier.previous_id
+    return None
+
+
+def _check_unused(session: Session, name: str) -> None:
+    for row in _NAMING:
+        if session.scalar(select(row.id).where(row.adapter == name).limit(1)) is not None:
+            raise AdapterExistsError(
+                f"A deleted adapter was named {name!r}, and the history tells of it.",
+                hint="Choose another name.",
+            )
 
 
 def _newest(session: Session, fingerprint: str) -> ActivationRow | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import builtins
 import re
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +21,18 @@ from shammah.adapters.regular_file import check_inside
 from shammah.adapters.validate import lora_pairs
 from shammah.errors import (
     AdapterError,
+    AdapterExistsError,
     AdapterInvalidError,
     AdapterNotFoundError,
     ShammahError,
 )
 from shammah.files import write_atomic
+from shammah.signs import sign, signs
 from shammah.storage.database import Database
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+PINS = ".in-use"
+"""The folder, inside the library's, of the signs for adapters in use."""
 RESERVED = {"none"}
 """`--adapter none` is the base model."""
 
@@ -100,22 +106,37 @@ class AdapterLibrary:
         """Every change of a base model's active adapter, the newest first."""
         return self._activations.history(fingerprint)
 
+    def previous(self, fingerprint: str) -> str | None:
+        """The adapter that `rollback` would go back to; None where that is the base model, or
+        where there is nothing."""
+        return self._activations.previous(fingerprint, self._usable)
+
+    def pin(self, name: str) -> AbstractContextManager[None]:
+        """While inside, every process sees that an adapter is in use that need not be active."""
+        return sign(self.folder / PINS, self._stem(name))
+
+    def pinned(self) -> set[str]:
+        """The adapters that some process has pinned."""
+        return set(signs(self.folder / PINS))
+
     # --- changing ---------------------------------------------------------------------------
 
-    def publish(self, weights: Path, metadata: AdapterMetadata) -> Adapter:
+    def publish(self, weights: Path, metadata: AdapterMetadata, name: str | None = None) -> Adapter:
         """Copy a weights file into the library under a new name, with its metadata.
 
-        The name is made of `metadata.created_at`; tensors and parameters are counted in the file,
-        and so is the checksum where the metadata have none.
+        The name is made of `metadata.created_at` where none is given; tensors and parameters are
+        counted in the file, and so is the checksum where the metadata have none.
 
         Raises:
+            AdapterExistsError, AdapterError: the name that was given is taken, or none.
             AdapterInvalidError: it is not a sound file of LoRA matrices, or not the one that the
                 metadata were made for.
             StorageError: the disk is full or the library cannot be written; it is as it was.
         """
         self._files.sweep()
+        names = stamps(metadata.created_at) if name is None else iter([self.check_name(name)])
         stream, header = open_checked(weights)
-        with stream, self._files.reserved(stamps(metadata.created_at)) as (stem, part):
+        with stream, self._files.reserved(names) as (stem, part):
             _check_rank(weights, header, metadata)
             sha256 = copy(stream, part)
             if metadata.sha256 not in ("", sha256):
@@ -161,10 +182,7 @@ class AdapterLibrary:
         Raises:
             AdapterError: nothing was active before.
         """
-        return self._activations.rollback(
-            fingerprint,
-            lambda name: self._files.is_there(name) and self._open(name).problem is None,
-        )
+        return self._activations.rollback(fingerprint, self._usable)
 
     def rename(self, old: str, new: str) -> Adapter:
         """Give an adapter another name, also in what is stored: where it is active it stays so.
@@ -176,12 +194,7 @@ class AdapterLibrary:
         """
         adapter = self.get(old)
         metadata = adapter.require_metadata()
-        stem = new.removesuffix(SUFFIX)
-        if not NAME.fullmatch(stem) or stem.lower() in RESERVED:
-            raise AdapterError(
-                f"{new!r} is not a name for an adapter.",
-                hint="Use letters, digits, '.', '_' and '-', beginning with a letter or digit.",
-            )
+        stem = _fit(new)
         if stem == adapter.name:
             return adapter
         # Both names are there until the database knows the new one: a process that dies in between
@@ -196,13 +209,31 @@ class AdapterLibrary:
             raise
         self._files.remove(adapter.name)
         for child in self.list():
-            if child.metadata is not None and child.metadata.parent == adapter.name:
-                changed = child.metadata.model_copy(update={"parent": stem})
+            if child.metadata is not None and adapter.name in child.metadata.parents:
+                changed = child.metadata.renamed_parent(adapter.name, stem)
                 write_atomic(self._files.metadata(child.name), changed.to_json())
         return self._open(stem)
 
-    def delete(self, name: str) -> None:
+    def check_name(self, name: str) -> str:
+        """A name that a new adapter can have, without `.safetensors`.
+
+        Raises:
+            AdapterExistsError: there is one of that name, or the history tells of a deleted one.
+            AdapterError: the name is not fit for a file.
+        """
+        stem = _fit(name)
+        if self._files.is_there(stem):
+            raise AdapterExistsError(
+                f"There is an adapter {stem!r} already.", hint="Choose another name."
+            )
+        self._activations.check_unused(stem)
+        return stem
+
+    def delete(self, name: str, check: Callable[[], object] | None = None) -> None:
         """Remove an adapter.
+
+        Args:
+            check: called while nobody can activate, rename or delete one; raises if it is to stay.
 
         Raises:
             AdapterNotFoundError: it is not there.
@@ -210,9 +241,12 @@ class AdapterLibrary:
             StorageError: it cannot be removed.
         """
         stem = self.get(name).name
-        self._activations.remove(stem, lambda: self._files.remove(stem))
+        self._activations.remove(stem, lambda: self._files.remove(stem), check)
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _usable(self, stem: str) -> bool:
+        return self._files.is_there(stem) and self._open(stem).problem is None
 
     def _open(self, stem: str) -> Adapter:
         path = self._files.weights(stem)
@@ -255,6 +289,16 @@ class AdapterLibrary:
                 hint="`/adapters list` shows what there is.",
             )
         return stem
+
+
+def _fit(name: str) -> str:
+    stem = name.removesuffix(SUFFIX)
+    if not NAME.fullmatch(stem) or stem.lower() in RESERVED:
+        raise AdapterError(
+            f"{name!r} is not a name for an adapter.",
+            hint="Use letters, digits, '.', '_' and '-', beginning with a letter or digit.",
+        )
+    return stem
 
 
 def _check_rank(path: Path, header: Header, metadata: AdapterMetadata) -> None:

@@ -62,6 +62,25 @@ class RoundRecord(Record):
     lessons: tuple[int | None, ...] = ()
 
 
+class MergedParent(Record):
+    """An adapter that went into a merged one: what it was called and which file it was."""
+
+    name: str
+    weight: float
+    sha256: str
+
+
+class MergeRecord(Record):
+    """How a merged adapter was made. `relative_error` is the distance of its change from the
+    weighted sum of its parents' changes, as a share of that sum (Frobenius norms)."""
+
+    parents: list[MergedParent] = Field(min_length=2)
+    method: str
+    rank: int
+    density: float | None = None
+    relative_error: float
+
+
 class AdapterMetadata(Record):
     """Everything about an adapter but its weights. `name` is the file's name without suffix."""
 
@@ -81,7 +100,29 @@ class AdapterMetadata(Record):
     """Of the weights file, in hexadecimal."""
     tensors: int
     parameters: int
-    origin: Literal["trained", "imported"] = "trained"
+    origin: Literal["trained", "imported", "merged"] = "trained"
+    merge: MergeRecord | None = None
+    """Of a merged one; the lessons are then those of its parents, learned where a parent had
+    learned them."""
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The adapters that it was made from, by name; of a merged one the heaviest first."""
+        if self.merge is not None:
+            heaviest = sorted(self.merge.parents, key=lambda parent: -parent.weight)
+            return tuple(parent.name for parent in heaviest)
+        return (self.parent,) if self.parent is not None else ()
+
+    def renamed_parent(self, old: str, new: str) -> AdapterMetadata:
+        """The same with a parent's new name."""
+        changes: dict[str, object] = {"parent": new} if self.parent == old else {}
+        if self.merge is not None:
+            parents = [
+                parent.model_copy(update={"name": new}) if parent.name == old else parent
+                for parent in self.merge.parents
+            ]
+            changes["merge"] = self.merge.model_copy(update={"parents": parents})
+        return self.model_copy(update=changes)
 
     @property
     def parts(self) -> list[RoundRecord]:

@@ -139,7 +139,7 @@ def import_peft(folder: Path, base: BaseModelShape, library: AdapterLibrary) -> 
             rank=config.r,
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
-            target_modules=_names(modules, base),
+            target_modules=target_names(modules, base),
             rslora=config.use_rslora,
         ),
         sha256=sha256_of(weights),
@@ -157,7 +157,7 @@ def _targets(modules: list[str], names: list[str]) -> list[str]:
     return sorted(names if covered else modules)
 
 
-def _names(modules: list[str], base: BaseModelShape) -> list[str]:
+def target_names(modules: list[str], base: BaseModelShape) -> list[str]:
     """Last path components if they select exactly these modules of the base model, else paths."""
     names = sorted({module.rpartition(".")[2] for module in modules})
     selected = {path for path in base.modules if _matches(path, names)}

@@ -11,14 +11,14 @@ import contextlib
 import logging
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.assistant.answers import AnswerHandle
 from shammah.assistant.live_model import LiveModel
-from shammah.assistant.views import Notice, Status
+from shammah.assistant.views import AnswerComparison, Notice, Status
 from shammah.errors import FeedbackError, ShammahError, UsageError
 from shammah.messages import Conversation, assistant, system, user
 from shammah.paths import Paths
@@ -26,6 +26,7 @@ from shammah.settings import Settings
 
 if TYPE_CHECKING:
     from shammah.adapters.library import Adapter, AdapterLibrary
+    from shammah.adapters.merging import MergeOptions
     from shammah.assistant.workspace import Workspace
     from shammah.feedback.exchanges import Exchange
     from shammah.feedback.store import Rating, Recorded
@@ -387,6 +388,44 @@ class Assistant:
         await self._refresh(await self.workspace())
         return adapter
 
+    async def adapter_answers(self, first: str | None, second: str, limit: int) -> AnswerComparison:
+        """What two adapters (None: the base model) answer to the lessons of both, until `limit` of
+        the answers differ. The conversation and the adapter in use stay as they are.
+
+        Raises:
+            AdapterError: one is not there, or does not fit the live model.
+            ModelError: it cannot be loaded.
+        """
+        from shammah.assistant.comparison import compare_answers, lessons_of
+
+        library = await self._library()
+        one = await asyncio.to_thread(library.get, first) if first is not None else None
+        two = await asyncio.to_thread(library.get, second)
+        if not lessons_of(one, two):
+            return AnswerComparison(0, 0, ())
+        await self.ready()
+        base, engine = self._live.require()
+        async with self._priority():
+            return await compare_answers(
+                base, engine, one, two, limit=limit, system_text=self.settings.chat.system
+            )
+
+    async def adapter_merge(
+        self, names: Sequence[str], options: MergeOptions, *, activate: bool = False
+    ) -> Adapter:
+        """Combine adapters into a new one; with `activate` it answers from the next answer on.
+
+        Raises:
+            UsageError: the options do not go together, or not with these adapters.
+            AdapterError: one cannot be used; nothing was changed.
+        """
+        workspace = await self.workspace()
+        adapter = await asyncio.to_thread(workspace.merge, names, options)
+        if activate:
+            await self.adapter_load(adapter.name)
+        await (await self.trainer()).prune()
+        return adapter
+
     async def adapter_import(self, folder: Path) -> Adapter:
         """Take an adapter in PEFT's layout into the library, without making it the active one.
 
@@ -394,7 +433,9 @@ class Assistant:
             AdapterError: it does not fit the live model, or fails a check.
         """
         await self.ready()
-        return await self._live.import_peft(folder, await self._library())
+        adapter = await self._live.import_peft(folder, await self._library())
+        await (await self.trainer()).prune()
+        return adapter
 
     async def load_model(self, name: str) -> None:
         """Answer with another base model; the conversation goes on.

@@ -7,6 +7,7 @@ nothing of conversations or feedback.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ class LiveModel:
         self._on_notice = on_notice
         self._fixed_adapter = fixed_adapter
         self._swap_lock = asyncio.Lock()
+        self._pins = contextlib.ExitStack()
 
     async def load(self, settings: ModelSettings, library: Awaitable[AdapterLibrary]) -> None:
         """Load a base model and its active adapter; the present model stays until that is done.
@@ -61,6 +63,7 @@ class LiveModel:
             await self.follow(adapters)
         elif self._fixed_adapter != "none":
             adapter = await asyncio.to_thread(adapters.get, self._fixed_adapter)
+            self._pins.enter_context(adapters.pin(adapter.name))
             await self._swap(adapter)
 
     def require(self) -> tuple[BaseModel, Engine]:
@@ -138,6 +141,7 @@ class LiveModel:
         return await asyncio.to_thread(work)
 
     async def close(self) -> None:
+        self._pins.close()
         if self.engine is not None:
             await asyncio.to_thread(self.engine.close)
 

@@ -45,8 +45,10 @@ class AdapterInfo:
     size_bytes: int
     final_loss: float | None
     parent: str | None
+    """The adapter that it was made from; of a merged one the heaviest."""
     compatible: bool
     problem: str | None
+    origin: str = "trained"
     failures: tuple[str, ...] = ()
     """The checks that kept it from being made active by itself."""
 
@@ -78,9 +80,10 @@ class AdapterInfo:
             rank=metadata.lora.rank,
             size_bytes=adapter.size,
             final_loss=metadata.metrics.get("final_loss"),
-            parent=metadata.parent,
+            parent=next(iter(metadata.parents), None),
             compatible=fingerprint in (None, metadata.base_fingerprint),
             problem=adapter.problem,
+            origin=metadata.origin,
             failures=tuple(metadata.failures),
         )
 
@@ -100,9 +103,31 @@ class AdapterRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerPair:
+    """What two adapters answer to one question, and the answer that was taught."""
+
+    question: str
+    taught: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerComparison:
+    """Of the `lessons` of both `asked` were answered, and `differing` were those whose answers are
+    not the same."""
+
+    lessons: int
+    asked: int
+    differing: tuple[AnswerPair, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterComparison:
-    """Two adapters side by side; `first` None is the base model."""
+    """Two adapters side by side; `first` None is the base model. `answers` are None where they were
+    not asked for."""
 
     first: AdapterRecord | None
     second: AdapterRecord
     difference: AdapterDifference
+    answers: AnswerComparison | None = None

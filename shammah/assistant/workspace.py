@@ -6,15 +6,17 @@ so the prompt imports it in a thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.assistant.views import AdapterComparison, AdapterInfo, AdapterRecord
-from shammah.errors import AdapterInvalidError
+from shammah.errors import AdapterInvalidError, UsageError
 from shammah.feedback.exchanges import ExchangeStore
 from shammah.feedback.store import FeedbackStore
 from shammah.learning.queue import Job, JobQueue
+from shammah.learning.upkeep import Upkeep
 from shammah.models.fingerprint import fingerprint as fingerprint_of
 from shammah.models.source import find_model
 from shammah.paths import Paths
@@ -22,6 +24,8 @@ from shammah.settings import Settings
 from shammah.storage.database import Database
 
 if TYPE_CHECKING:
+    from shammah.adapters.merging import MergeOptions
+    from shammah.adapters.pruning import Removal
     from shammah.learning.plan import TrainingPlan
 
 
@@ -42,6 +46,7 @@ class Workspace:
         self.feedback = FeedbackStore(self.database, settings.feedback)
         self.library = AdapterLibrary(paths.adapters, self.database)
         self.queue = JobQueue(self.database, paths, self.feedback)
+        self._upkeep = Upkeep(self.library, self.exchanges, self.feedback, self.queue)
 
     def apply(self, settings: Settings) -> None:
         """Use changed settings from here on."""
@@ -72,6 +77,45 @@ class Workspace:
             for adapter in self.library.list()
         ]
 
+    def prune(self, keep: int | None = None, *, dry_run: bool = False) -> list[Removal]:
+        """Remove the worst adapters, so that `keep` of each base model are left.
+
+        Args:
+            keep: None is `adapters.max_kept`.
+            dry_run: only say which, and why.
+
+        Raises:
+            UsageError: the settings keep all, and `keep` is not given.
+        """
+        keep = self.settings.adapters.max_kept if keep is None else keep
+        if keep < 1:
+            raise UsageError(
+                "adapters.max_kept is 0: every adapter is kept.",
+                hint="--keep N says how many to keep this time.",
+            )
+        return self._upkeep.prune(keep, dry_run=dry_run)
+
+    def merge(self, names: Sequence[str], options: MergeOptions) -> Adapter:
+        """Publish a new adapter that combines others; it is not made the active one.
+
+        Raises:
+            UsageError: the options do not go together, or not with these adapters.
+            AdapterError: one is not there, broken, or for another base model than the configured.
+            ModelError: the base model's folder cannot be used.
+        """
+        from shammah.adapters.merging import check, merge
+
+        adapters = [self.library.get(name) for name in names]
+        check(adapters, options, self.library)
+        base = self.fingerprint()
+        for adapter in adapters:
+            metadata = adapter.require_metadata()
+            if base is not None and metadata.base_fingerprint != base:
+                raise self._other_base(adapter)
+        from shammah.models.load import load_shape
+
+        return merge(adapters, options, load_shape(self.settings.model.name), self.library)
+
     def compare(self, name: str, other: str | None) -> AdapterComparison:
         """An adapter beside another one: by default its parent, or the base model without one.
 
@@ -82,8 +126,8 @@ class Workspace:
 
         infos = {info.name: info for info in self.adapters()}
         second = self.library.get(name)
-        if other is None and second.metadata is not None and second.metadata.parent in infos:
-            other = second.metadata.parent
+        if other is None and infos[second.name].parent in infos:
+            other = infos[second.name].parent
         first = self.library.get(other) if other else None
         apart = difference(first, second)
         uses, ratings = self.exchanges.uses(), self.feedback.ratings()
@@ -110,14 +154,17 @@ class Workspace:
             adapter = self.library.get(name)
             metadata = adapter.require_metadata()
             if fingerprint is not None and metadata.base_fingerprint != fingerprint:
-                raise AdapterInvalidError(
-                    f"{adapter.name} was trained for {metadata.base_model}, not for "
-                    f"{self.settings.model.name}.",
-                    hint="Choose its base with `shammah config set model.name ...` first.",
-                )
+                raise self._other_base(adapter)
         if fingerprint is not None:
             self.library.activate(fingerprint, adapter.name if adapter else None)
         return adapter
+
+    def _other_base(self, adapter: Adapter) -> AdapterInvalidError:
+        return AdapterInvalidError(
+            f"{adapter.name} was made for {adapter.require_metadata().base_model}, not for "
+            f"{self.settings.model.name}.",
+            hint="Choose its base with `shammah config set model.name ...` first.",
+        )
 
     def stats(self) -> dict[str, Any]:
         """Counts of what is stored."""

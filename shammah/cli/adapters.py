@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
+from shammah.assistant import Assistant
+from shammah.assistant.views import AdapterComparison, AnswerComparison
 from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
-from shammah.errors import ModelNotFoundError
+from shammah.errors import AdapterError, ModelError, ModelNotFoundError
 from shammah.repl import wording
+from shammah.repl.adapter_commands import ANSWERS
+from shammah.repl.options import merge_options, whole_number
 
 
 def list_all(options: Namespace) -> int:
@@ -36,12 +41,59 @@ def show(options: Namespace) -> int:
 
 
 def compare(options: Namespace) -> int:
+    limit = whole_number("answers", options.answers)
     with open_workspace(options) as workspace:
         found = workspace.compare(options.name, options.other)
+    if limit != 0:
+        try:
+            answers = asyncio.run(_answers(options, found, limit or ANSWERS))
+            found = replace(found, answers=answers)
+        except (AdapterError, ModelError) as error:
+            # All but the answers is known without the model.
+            tell(wording.no_answers(error))
     if options.json:
         emit(found)
     else:
         say(wording.adapter_comparison(found, coloured=coloured()))
+        if found.answers is not None:
+            say(wording.answer_comparison(found, found.answers, coloured=coloured()))
+    return 0
+
+
+async def _answers(options: Namespace, found: AdapterComparison, limit: int) -> AnswerComparison:
+    paths = paths_of(options)
+    assistant = Assistant(settings_of(paths), paths, train=False, adapter="none")
+    try:
+        first = found.first.info.name if found.first else None
+        return await assistant.adapter_answers(first, found.second.info.name, limit)
+    finally:
+        await assistant.close()
+
+
+def merge(options: Namespace) -> int:
+    wanted = merge_options(
+        {key: getattr(options, key) for key in ("weights", "method", "rank", "density", "name")}
+    )
+    with open_workspace(options) as workspace:
+        adapter = workspace.merge(options.names, wanted)
+        if options.activate:
+            workspace.select_adapter(adapter.name)
+        keep = workspace.settings.adapters.max_kept
+        removed = workspace.prune(keep) if keep else []
+    if removed:
+        from shammah.learning.upkeep import removed_text
+
+        tell(removed_text(removed, keep))
+    if options.json:
+        about = adapter.require_metadata().model_dump(mode="json")
+        emit({**about, "active": options.activate, "path": adapter.path, "size": adapter.size})
+        return 0
+    say(wording.merged(adapter))
+    warning = wording.inexact(adapter)
+    if warning:
+        tell(warning)
+    if options.activate:
+        say(f"{adapter.name} answers from now on.")
     return 0
 
 
@@ -82,6 +134,18 @@ def delete(options: Namespace) -> int:
     return _done(options, f"{options.name} is deleted.", options.name)
 
 
+def prune(options: Namespace) -> int:
+    keep = whole_number("keep", options.keep, 1)
+    with open_workspace(options) as workspace:
+        removed = workspace.prune(keep, dry_run=options.dry_run)
+        left = len(workspace.library.list()) - len(removed) * options.dry_run
+    if options.json:
+        emit({"removed": removed, "kept": left, "dry_run": options.dry_run})
+    else:
+        say(wording.pruned(removed, left, dry_run=options.dry_run))
+    return 0
+
+
 def export(options: Namespace) -> int:
     from shammah.adapters.peft_format import export_peft
 
@@ -103,12 +167,16 @@ def take(options: Namespace) -> int:
 
 
 async def _take(options: Namespace) -> int:
-    from shammah.assistant import Assistant
-
     paths = paths_of(options)
     start_log(paths)
     # The shapes that the adapter must fit are those of the live model.
-    assistant = Assistant(settings_of(paths), paths, train=False, adapter="none")
+    assistant = Assistant(
+        settings_of(paths),
+        paths,
+        train=False,
+        adapter="none",
+        on_notice=lambda notice: tell(notice.text),
+    )
     await assistant.start()
     try:
         folder = await asyncio.to_thread(Path(options.folder).expanduser)

@@ -138,10 +138,34 @@ def _adapters(commands: Any) -> None:
     compare = _action(actions, "compare", "how two differ, and how they do", "adapters:compare")
     compare.add_argument("name")
     compare.add_argument("other", nargs="?", help="its parent, unless another one is named")
+    compare.add_argument(
+        "--answers",
+        metavar="N",
+        help="show up to N lessons that they answer differently (10); 0 loads no model",
+    )
     rebuild = _action(
         actions, "rebuild", "train every lesson that stands anew, from the base", "train:rebuild"
     )
     rebuild.add_argument("--wait", action="store_true", help="run it here and wait for its end")
+    merge = _action(actions, "merge", "combine several into a new one", "adapters:merge")
+    merge.add_argument("names", nargs="+", metavar="name", help="two or more of one base model")
+    merge.add_argument(
+        "--weights", metavar="W,W", help="how much of each, such as 0.7,0.3; equal shares if not"
+    )
+    merge.add_argument(
+        "--method",
+        metavar="NAME",
+        help="cat (exact, the default) or svd; or linear, ties, dare_ties, dare_linear, "
+        "magnitude_prune, the last four also with _svd",
+    )
+    merge.add_argument(
+        "--rank", metavar="N", help="recompress to this rank (svd, or a method with _svd)"
+    )
+    merge.add_argument(
+        "--density", metavar="D", help="share of the numbers that ties, dare and prune keep"
+    )
+    merge.add_argument("--name", metavar="NAME", help="what to call it; the time if not given")
+    merge.add_argument("--activate", action="store_true", help="answer with it from now on")
     load = _action(actions, "load", "answer with it from now on", "adapters:load")
     load.add_argument("name")
     _action(actions, "unload", "answer with the base model", "adapters:unload")
@@ -151,6 +175,9 @@ def _adapters(commands: Any) -> None:
     rename.add_argument("new")
     delete = _action(actions, "delete", "remove it (not the active one)", "adapters:delete")
     delete.add_argument("name")
+    prune = _action(actions, "prune", "remove the worst of too many", "adapters:prune")
+    prune.add_argument("--keep", metavar="N", help="how many to keep, instead of adapters.max_kept")
+    prune.add_argument("--dry-run", action="store_true", help="only say which, and why")
     export = _action(actions, "export", "write it in PEFT's layout", "adapters:export")
     export.add_argument("name")
     export.add_argument("folder")

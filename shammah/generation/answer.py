@@ -8,10 +8,13 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from shammah.generation.params import GenerationParams
 from shammah.messages import Conversation
+
+if TYPE_CHECKING:
+    from shammah.generation.lora import AdapterState
 
 StopReason = Literal["end", "length", "cut"]
 
@@ -53,12 +56,13 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A question to the engine's thread."""
+    """A question to the engine's thread; with a `state` it is answered aside, by that adapter."""
 
     conversation: Conversation
     params: GenerationParams
     listener: Listener
     stopped: threading.Event
+    state: AdapterState | None = None
 
 
 class AnswerStream(AsyncIterator[str]):

@@ -40,7 +40,8 @@ class TokenDecoder:
         self._model = base.model
         self._device = base.device
         self._slot = adaptable.slot
-        self._prefix = PrefixCache(base.model.config)
+        self._config = base.model.config
+        self._prefix = PrefixCache(self._config)
         self._one_row = base.device == "cpu" and base.dtype in (torch.bfloat16, torch.float16)
         parameters = inspect.signature(base.model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
@@ -54,6 +55,7 @@ class TokenDecoder:
         limit: int,
         stop_tokens: Collection[int],
         stopped: Callable[[], bool],
+        aside: bool = False,
     ) -> TokenRun:
         """Begin to decode; the run's tokens are computed as they are asked for.
 
@@ -63,8 +65,12 @@ class TokenDecoder:
             limit: tokens at most, at least 1.
             stop_tokens: tokens that end the run and are not given out.
             stopped: asked before each forward pass.
+            aside: neither use nor change the prefix cache.
         """
-        return TokenRun(self, prompt, state, sampler, limit, frozenset(stop_tokens), stopped)
+        prefix = PrefixCache(self._config) if aside else self._prefix
+        return TokenRun(
+            self, prefix, prompt, state, sampler, limit, frozenset(stop_tokens), stopped
+        )
 
     def forward(self, tokens: Sequence[int], cache: Cache) -> Tensor:
         """Logits [vocabulary] after `tokens`, which the cache holds from then on."""
@@ -88,6 +94,7 @@ class TokenRun:
     def __init__(
         self,
         decoder: TokenDecoder,
+        prefix: PrefixCache,
         prompt: Sequence[int],
         state: AdapterState,
         sampler: Sampler,
@@ -98,6 +105,7 @@ class TokenRun:
         self.reused = 0
         self.reason: StopReason = "cut"
         self._decoder = decoder
+        self._prefix = prefix
         self._prompt = list(prompt)
         self._state = state
         self._sampler = sampler
@@ -110,7 +118,7 @@ class TokenRun:
         decoder = self._decoder
         generation = self._state.generation
         decoder._slot.layers = self._state.layers
-        cache, self.reused = decoder._prefix.take(generation, self._prompt)
+        cache, self.reused = self._prefix.take(generation, self._prompt)
         held = self._prompt[: self.reused]
 
         def read(tokens: list[int]) -> Tensor:
@@ -144,4 +152,4 @@ class TokenRun:
             raise
         finally:
             if held:
-                decoder._prefix.keep(generation, held, cache)
+                self._prefix.keep(generation, held, cache)

@@ -17,7 +17,7 @@ from shammah.errors import ContextTooLongError, GenerationError, ShammahError
 from shammah.generation.answer import Answer, AnswerStream, FutureListener, Request
 from shammah.generation.decoding import TokenDecoder
 from shammah.generation.detokenize import Detokenizer, StopTexts
-from shammah.generation.lora import AdaptableModel, Weights
+from shammah.generation.lora import AdaptableModel, AdapterState, Weights
 from shammah.generation.params import GenerationParams
 from shammah.generation.sampling import Sampler
 from shammah.messages import Conversation
@@ -25,6 +25,9 @@ from shammah.models.load import BaseModel
 from shammah.renderers.base import Renderer
 
 log = logging.getLogger("shammah")
+
+ASIDE = -1
+"""The generation of an adapter that is not in use."""
 
 
 class Engine:
@@ -92,11 +95,30 @@ class Engine:
         self._ask(Request(conversation, params, stream.listener, stopped))
         return stream
 
-    def generate(self, conversation: Conversation, params: GenerationParams) -> Answer:
-        """The whole answer; raises what the iteration of `stream` does."""
+    def generate(
+        self,
+        conversation: Conversation,
+        params: GenerationParams,
+        state: AdapterState | None = None,
+    ) -> Answer:
+        """The whole answer; raises what the iteration of `stream` does.
+
+        Args:
+            state: answer aside, with what `prepare` gave: neither the adapter in use nor the
+                prefix cache of the others' conversation is touched. None is the one in use.
+        """
         listener = FutureListener()
-        self._ask(Request(conversation, params, listener, threading.Event()))
+        self._ask(Request(conversation, params, listener, threading.Event(), state))
         return listener.future.result()
+
+    def prepare(self, weights: Weights | None, name: str | None) -> AdapterState:
+        """An adapter, or with None the base model, made ready for `generate` without its being
+        activated.
+
+        Raises:
+            AdapterInvalidError: it does not fit the model.
+        """
+        return self._adaptable.prepare(weights, name, ASIDE)
 
     def forget(self) -> None:
         """Let the next prompt be read from its beginning, without the prefix cache."""
@@ -137,7 +159,7 @@ class Engine:
 
     def _answer(self, request: Request) -> Answer:
         started = time.perf_counter()
-        state = self._active
+        state = request.state or self._active
         params = request.params
         prompt = self.renderer.generation_prompt(request.conversation)
         room = self.base.context_length - len(prompt)
@@ -155,6 +177,7 @@ class Engine:
             limit=min(params.max_tokens, room),
             stop_tokens=self.renderer.stop_tokens,
             stopped=request.stopped.is_set,
+            aside=request.state is not None,
         )
         text = _AnswerText(self.renderer, request)
         count = 0

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.errors import ShammahError, StorageError, TrainingError
 from shammah.feedback.buffer import LessonBuffer
+from shammah.feedback.exchanges import ExchangeStore
 from shammah.learning.job import Complete, Event, Failed, JobSpec, read_result
 from shammah.learning.preparation import clear, prepare
 from shammah.learning.priority import somebody_streams, streaming
@@ -30,6 +31,7 @@ from shammah.learning.publication import completed_text, publish, refused_text
 from shammah.learning.queue import CANCEL, Job, JobQueue
 from shammah.learning.run import CANCEL_SECONDS, WATCH_SECONDS, Run
 from shammah.learning.status import TrainingState, TrainingStatus, status_from, status_of_folder
+from shammah.learning.upkeep import Upkeep, removed_text
 from shammah.paths import Paths
 from shammah.settings import Settings
 from shammah.storage.database import Database
@@ -87,6 +89,7 @@ class Trainer:
         self._on_change = on_change or (lambda: None)
         self._on_notice = on_notice or (lambda kind, text: None)
         self._on_published = on_published
+        self._upkeep = Upkeep(library, ExchangeStore(database), feedback, self.queue)
         self._command = tuple(command)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -413,8 +416,21 @@ class Trainer:
                 self._on_notice("error", f"{adapter.name} was not swapped in: {error}")
         if refused:
             self._on_notice("warning", refused_text(result, adapter.name))
+        else:
+            self._on_notice("success", completed_text(spec, result, adapter.name, active=activate))
+        await self.prune()
+
+    async def prune(self) -> None:
+        """Remove the worst adapters where there are more than the settings keep, and say which."""
+        keep = self._settings().adapters.max_kept
+        try:
+            removed = await asyncio.to_thread(self._upkeep.prune, keep)
+        except ShammahError as error:
+            log.exception("the library could not be pruned")
+            self._on_notice("warning", f"No adapter was removed, though there are many: {error}")
             return
-        self._on_notice("success", completed_text(spec, result, adapter.name, active=activate))
+        if removed:
+            self._on_notice("info", removed_text(removed, keep))
 
     async def _failed(self, job: Job, failed: Failed) -> None:
         await asyncio.to_thread(self.queue.give_up, job.id, "failed", failed.message)

@@ -111,6 +111,25 @@ def load_base_model(settings: ModelSettings, on_progress: Progress | None = None
     )
 
 
+def load_shape(name: str) -> ModelShape:
+    """The shape of a model, from its configuration alone: no weight is read.
+
+    Raises:
+        ModelNotFoundError, ModelError: as `load_base_model`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from shammah.models.fingerprint import fingerprint
+    from shammah.models.shape import model_shape
+
+    path = locate(name)
+    check_folder(path)
+    with _quiet_transformers(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(_read_config(path), trust_remote_code=False)
+    return model_shape(name, fingerprint(path), model)
+
+
 def estimate_memory(settings: ModelSettings) -> MemoryEstimate:
     """What the model of the settings will take, from its files; nothing is loaded.
 

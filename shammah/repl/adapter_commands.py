@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from shammah.errors import UsageError
+from shammah.errors import AdapterError, UsageError
 from shammah.repl import wording
+from shammah.repl.options import merge_options, options_of, whole_number
 from shammah.repl.registry import Chat, choose, words_of
+
+ANSWERS = 10
+"""Differing answers that `compare` shows unless told otherwise."""
 
 
 async def adapters(chat: Chat, argument: str) -> None:
@@ -52,12 +56,43 @@ async def _show(chat: Chat, words: Sequence[str]) -> None:
 
 
 async def _compare(chat: Chat, words: Sequence[str]) -> None:
-    if not 1 <= len(words) <= 2:
-        raise UsageError("Write /adapters compare NAME [OTHER]")
-    name, other = (*words, None)[:2]
+    names, options = options_of(words, ("--answers",))
+    if not 1 <= len(names) <= 2:
+        raise UsageError("Write /adapters compare NAME [OTHER] [--answers N]")
+    limit = whole_number("answers", options.get("answers", str(ANSWERS)))
+    name, other = (*names, None)[:2]
     workspace = await chat.assistant.workspace()
     found = await asyncio.to_thread(workspace.compare, str(name), other)
     chat.say(wording.adapter_comparison(found, coloured=chat.screen.coloured))
+    if limit:
+        first = found.first.info.name if found.first else None
+        try:
+            answers = await chat.assistant.adapter_answers(first, found.second.info.name, limit)
+        except AdapterError as error:
+            chat.say(f"\n{wording.no_answers(error)}")
+            return
+        chat.say(wording.answer_comparison(found, answers, coloured=chat.screen.coloured))
+
+
+async def _merge(chat: Chat, words: Sequence[str]) -> None:
+    valued = ("--weights", "--method", "--rank", "--density", "--name")
+    names, options = options_of(words, valued, ("--activate",))
+    if len(names) < 2:
+        raise UsageError(
+            "Write /adapters merge NAME NAME [...] [--weights 0.7,0.3] [--method cat|svd|...] "
+            "[--rank N] [--density D] [--name NAME] [--activate]"
+        )
+    activate = options.pop("activate", None) is not None
+    wanted = merge_options(options)
+    adapter = await chat.assistant.adapter_merge(names, wanted, activate=activate)
+    chat.say(wording.merged(adapter))
+    warning = wording.inexact(adapter)
+    if warning:
+        chat.say(chat.styled(warning, "yellow"))
+    if activate:
+        chat.say(f"{adapter.name} answers from now on.")
+    else:
+        chat.say(f"/adapters load {adapter.name} makes it answer.")
 
 
 async def _rebuild(chat: Chat, words: Sequence[str]) -> None:
@@ -76,6 +111,17 @@ async def _delete(chat: Chat, words: Sequence[str]) -> None:
     workspace = await chat.assistant.workspace()
     await asyncio.to_thread(workspace.library.delete, name)
     chat.say(f"{name} is deleted.")
+
+
+async def _prune(chat: Chat, words: Sequence[str]) -> None:
+    plain, options = options_of(words, ("--keep",), ("--dry-run",))
+    if plain:
+        raise UsageError("Write /adapters prune [--keep N] [--dry-run]")
+    keep, dry_run = whole_number("keep", options.get("keep"), 1), "dry-run" in options
+    workspace = await chat.assistant.workspace()
+    removed = await asyncio.to_thread(workspace.prune, keep, dry_run=dry_run)
+    left = len(await asyncio.to_thread(workspace.library.list)) - len(removed) * dry_run
+    chat.say(wording.pruned(removed, left, dry_run=dry_run))
 
 
 async def _export(chat: Chat, words: Sequence[str]) -> None:
@@ -107,9 +153,11 @@ SUBCOMMANDS: dict[str, Callable[[Chat, Sequence[str]], Awaitable[None]]] = {
     "unload": _unload,
     "show": _show,
     "compare": _compare,
+    "merge": _merge,
     "rebuild": _rebuild,
     "rename": _rename,
     "delete": _delete,
+    "prune": _prune,
     "rollback": _rollback,
     "export": _export,
     "import": _import,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
+from shammah.adapters.merge_methods import METHODS
 from shammah.paths import Paths
 from shammah.repl import text
 from shammah.repl.adapter_commands import SUBCOMMANDS as ADAPTER_SUBCOMMANDS
@@ -47,9 +48,32 @@ def _adapters(words: Sequence[str], paths: Paths) -> Iterable[str]:
         return ADAPTER_SUBCOMMANDS
     if words[0] in ("load", "show", "rename", "delete", "export") and len(words) == 1:
         return adapter_names(paths)
+    if words[0] == "compare":
+        taken = [word for word in words[1:] if not word.startswith("--")]
+        return (
+            ()
+            if words[-1] == "--answers"
+            else [
+                *(name for name in adapter_names(paths) if len(taken) < 2 and name not in taken),
+                "--answers",
+            ]
+        )
+    if words[0] == "prune":
+        return () if words[-1] == "--keep" else ("--keep", "--dry-run")
+    if words[0] == "merge":
+        return _merging(words, paths)
     if words[0] == "export":
         return (FILES, "--with-lessons")
     return (FILES,) if words[0] == "import" else ()
+
+
+def _merging(words: Sequence[str], paths: Paths) -> Iterable[str]:
+    if words[-1] == "--method":
+        return METHODS
+    if words[-1] in ("--weights", "--rank", "--density", "--name"):
+        return ()
+    options = ("--weights", "--method", "--rank", "--density", "--name", "--activate")
+    return [*(name for name in adapter_names(paths) if name not in words), *options]
 
 
 def _feedback(words: Sequence[str], paths: Paths) -> Iterable[str]:
@@ -174,17 +198,25 @@ _LIST = (
     ),
     Command(
         "/adapters",
-        "[list|load|unload|show|compare|rebuild|rename|delete|rollback|export|import]",
+        "[list|load|unload|show|compare|merge|rebuild|rename|delete|prune|rollback|export|import]",
         "what was learned",
         "list                  every adapter, the active one marked\n"
         "load NAME             the next answer uses it; remembered across restarts\n"
         "unload                the base model answers\n"
         "rollback              goes back to the one before\n"
         "show [NAME]           lessons, figures and parent\n"
-        "compare NAME [OTHER]  how two differ, and how they do; OTHER is its parent if not named\n"
+        "compare NAME [OTHER]  how two differ, and how they do; OTHER is its parent if not named;\n"
+        "                      --answers N shows up to N lessons answered differently (10)\n"
+        "merge A B ...         combines them into a new one, exactly unless told otherwise:\n"
+        "                      --weights 0.7,0.3 (equal shares if not given), --method cat|svd|\n"
+        "                      linear|ties|dare_ties|dare_linear|magnitude_prune (and the last\n"
+        "                      four with _svd), --rank N to recompress, --density D, --name NAME,\n"
+        "                      --activate\n"
         "rebuild               trains every lesson that stands anew, from the base model\n"
         "rename OLD NEW        gives it another name\n"
         "delete NAME           removes it; not the active one\n"
+        "prune                 removes the worst of too many; --keep N instead of\n"
+        "                      adapters.max_kept, --dry-run only says which\n"
         "export NAME FOLDER    writes PEFT's layout; --with-lessons adds the lessons' text\n"
         "import FOLDER         takes an adapter in PEFT's layout",
         adapters,

@@ -9,13 +9,17 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from shammah.adapters.merge_methods import EXACT
 from shammah.repl import text
 from shammah.repl.text import duration, one_line, size, unicode_output
 
 if TYPE_CHECKING:
     from shammah.adapters.library import Adapter
+    from shammah.adapters.metadata import AdapterMetadata, MergeRecord
+    from shammah.adapters.pruning import Removal
     from shammah.assistant import AdapterInfo
-    from shammah.assistant.views import AdapterComparison, AdapterRecord
+    from shammah.assistant.views import AdapterComparison, AdapterRecord, AnswerComparison
+    from shammah.errors import ShammahError
     from shammah.feedback.records import BufferState, Feedback, Recorded
     from shammah.learning.plan import TrainingPlan
     from shammah.learning.queue import Job
@@ -227,6 +231,44 @@ def adapter_comparison(found: AdapterComparison, *, coloured: bool) -> str:
     return "\n".join(parts)
 
 
+def answer_comparison(
+    found: AdapterComparison, answers: AnswerComparison, *, coloured: bool
+) -> str:
+    """The answers to their lessons in which two adapters differ."""
+    if not answers.lessons:
+        return "\nNeither was taught a lesson to compare answers to."
+    asked = f"{_count(answers.asked, 'lesson')} asked"
+    if answers.asked < answers.lessons:
+        asked += f" ({answers.lessons} in all)"
+    if not answers.differing:
+        return f"\nNone answered differently of {asked}."
+    width = 2 * text.cell(8, 3)
+    names = (found.difference.first or "base model", found.difference.second)
+    shown = text.table(
+        ["lesson", *names],
+        [
+            (
+                one_line(pair.question, width),
+                _answer(pair.first, pair.taught, width),
+                _answer(pair.second, pair.taught, width),
+            )
+            for pair in answers.differing
+        ],
+        coloured=coloured,
+    )
+    return f"\nAnswered differently, {len(answers.differing)} of {asked}:\n{shown}"
+
+
+def no_answers(error: ShammahError) -> str:
+    """Why a comparison is without answers."""
+    return f"Their answers cannot be compared: {error}"
+
+
+def _answer(answer: str, taught: str, width: int) -> str:
+    mark = " (as taught)" if answer.split() == taught.split() else ""
+    return one_line(answer, width) + mark
+
+
 def _record(record: AdapterRecord | None) -> dict[str, str]:
     if record is None:
         return {}
@@ -241,7 +283,8 @@ def _record(record: AdapterRecord | None) -> dict[str, str]:
         "rank, size": f"{info.rank}, {size(info.size_bytes)}",
         "used in": _count(record.answers, "answer"),
         "ratings of those": ratings or "none",
-        "checks": "; ".join(info.failures) or "passed",
+        "checks": "; ".join(info.failures)
+        or ("passed" if info.origin == "trained" else f"none ({info.origin})"),
     }
     for label, part, whole in (
         ("earlier lessons held", "earlier_held", "earlier"),
@@ -267,7 +310,7 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
         ("base model", f"{about.base_model} ({about.base_fingerprint[:16]})"),
         ("LoRA", f"rank {about.lora.rank}, alpha {about.lora.alpha:g}, "
                  f"{', '.join(about.lora.target_modules)}"),
-        ("parent", about.parent or "none"),
+        *_origin(about),
     ]  # fmt: skip
     lines += [(name.replace("_", " "), f"{value:g}") for name, value in about.metrics.items()]
     lines += [("failed", failure) for failure in about.failures]
@@ -290,6 +333,55 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
         right=(1,),
     )
     return f"{shown}\n\n{lessons}"
+
+
+def _origin(about: AdapterMetadata) -> list[tuple[str, object]]:
+    if about.merge is None:
+        return [("parent", about.parent or "none")]
+    merge = about.merge
+    density = f", density {merge.density:g}" if merge.density is not None else ""
+    return [
+        ("merged from", merged_sum(merge)),
+        ("method", f"{merge.method}{density}"),
+        ("off the weighted sum", f"{merge.relative_error:.2%}"),
+    ]
+
+
+def merged_sum(merge: MergeRecord) -> str:
+    """`0.7 x first + 0.3 x second`."""
+    return " + ".join(f"{parent.weight:.4g} x {parent.name}" for parent in merge.parents)
+
+
+def merged(adapter: Adapter) -> str:
+    """What `merge` made."""
+    merge = adapter.require_metadata().merge
+    assert merge is not None
+    return f"{adapter.name} is {merged_sum(merge)} ({merge.method}, rank {merge.rank})."
+
+
+def pruned(removed: Sequence[Removal], left: int, *, dry_run: bool) -> str:
+    """What `adapters prune` did, or would do."""
+    if not removed:
+        return (
+            f"Nothing to remove, {_count(left, 'adapter')} kept: they are few enough, in use, or "
+            "what the active one was made from."
+        )
+    lines = [f"{removal.name}: {removal.reason}" for removal in removed]
+    done = "would be removed" if dry_run else "removed"
+    lines.append(f"{_count(len(removed), 'adapter')} {done}, {left} kept.")
+    return "\n".join(lines)
+
+
+def inexact(adapter: Adapter) -> str | None:
+    """A warning, where a merged adapter is not the weighted sum of those it was made of."""
+    merge = adapter.require_metadata().merge
+    if merge is None or merge.relative_error < EXACT:
+        return None
+    better = "cat is exact" if merge.method == "svd" else "cat is exact, svd the nearest of a rank"
+    return (
+        f"Inexact: what it changes is {merge.relative_error:.1%} off the weighted sum of what the "
+        f"others change ({better}). /adapters compare shows its answers."
+    )
 
 
 def jobs_table(jobs: Sequence[Job], *, coloured: bool) -> str:
