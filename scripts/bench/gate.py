@@ -12,11 +12,12 @@ import argparse
 import json
 import random
 import string
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from learning import nested, read_lessons, teach
+from learning import nested
+from lessons import read_lessons
+from program import Correction, Program
 from table import report
 
 from shammah.settings import Settings
@@ -31,7 +32,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write rows and means here")
     parser.add_argument("--rounds", type=int, default=10, help="of each sort (default: 10)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--model", default="embedded")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args()
     settings = Settings.from_dict(nested(options.setting))
@@ -85,8 +85,9 @@ def judged(
     options: argparse.Namespace,
 ) -> dict[str, object]:
     """Teach a round; what the gate saw and said."""
-    with tempfile.TemporaryDirectory() as name:
-        result, steps, seconds = teach(Path(name), lessons, settings, options)
+    program = Program(settings, options.threads)
+    result, seconds = program.learn([Correction(ask, None, answer) for ask, answer in lessons])
+    program.close()
     gate = result.gate
     assert gate is not None
     row: dict[str, object] = {
@@ -97,7 +98,7 @@ def judged(
         "unchanged": f"{gate.after.unchanged}/{gate.after.anchors}",
         "loss": round(gate.after.anchor_loss - gate.before.anchor_loss, 3),
         "endless": f"{gate.after.endless}/{gate.after.looked_at}",
-        "steps": steps,
+        "steps": result.steps,
         "seconds": round(seconds, 1),
         "failures": "; ".join(gate.failures),
     }

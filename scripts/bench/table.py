@@ -24,12 +24,14 @@ def report(
     *,
     targets: Mapping[str, str] | None = None,
     json_file: Path | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Print a table and the ratios; write `{"rows": [...], "ratios": {...}}` if a file is given.
 
     Args:
         rows: dictionaries with the same keys in the same order.
         targets: what a ratio should be, in words (`at least 3`).
+        more: what else the file is to hold.
     """
     print(f"\n{title}")
     if rows:
@@ -50,7 +52,7 @@ def report(
         wanted = f"  ({targets[name]})" if targets and name in targets else ""
         print(f"{name}: {_text(value)}{wanted}")
     if json_file is not None:
-        content = {"rows": [dict(row) for row in rows], "ratios": dict(ratios)}
+        content = {"rows": [dict(row) for row in rows], "ratios": dict(ratios), **(more or {})}
         json_file.write_text(json.dumps(content, indent=1) + "\n")
 
 
