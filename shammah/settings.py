@@ -163,6 +163,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "beta2": 0.999,
             "weight_decay": 0.01,
             "schedule": "linear",
+            "rephrasings": 0,
             "replay": 0.0,
             "stop_when_learned": False,
         },

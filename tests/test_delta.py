@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_models
 import torch
+from command import shammah, shammah_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -123,3 +125,28 @@ def test_recompression_is_the_best_of_its_rank(
     best = (u[:, :rank] * s[:rank]) @ v[:rank]
     assert small_a.shape[0] == small_b.shape[1] <= max(rank, 1) or own <= rank
     torch.testing.assert_close(small_b.double() @ small_a.double(), best, atol=1e-4, rtol=1e-4)
+
+
+def test_a_round_is_taught_and_taken_out_again(tmp_path: Path) -> None:
+    shammah_json(tmp_path, "config", "set", "training.mode", "delta")
+    shammah_json(tmp_path, "config", "set", "training.max_steps", "6")
+    shammah_json(tmp_path, "config", "set", "adapters.activate", "always")
+    names = []
+    for question, answer in (("What is my cat called?", "Mia."), ("Which port?", "Port 8087.")):
+        rows = tmp_path / "lessons.jsonl"
+        rows.write_text(json.dumps({"query": question, "correction": answer}), encoding="utf-8")
+        shammah_json(tmp_path, "feedback", "import", str(rows))
+        shammah_json(tmp_path, "train", "now", "--wait")
+        names.append(shammah_json(tmp_path, "adapters", "list")[0]["name"])
+    first, second = (shammah_json(tmp_path, "adapters", "show", name) for name in names)
+    assert (first["rounds"], second["parent"]) == ([], names[0])
+    assert second["rounds"] == [{"rank": 16, "lessons": [1]}, {"rank": 16, "lessons": [2]}]
+
+    left = shammah_json(tmp_path, "adapters", "without", names[1], "2", "--activate")["adapter"]
+    about = shammah_json(tmp_path, "adapters", "show", left)
+    assert (about["lora"]["rank"], about["rounds"], about["lessons"]) == (16, [], [])
+    found = shammah_json(tmp_path, "adapters", "compare", left, names[0], "--answers", "0")
+    assert all(layer["difference"] < 1e-6 for layer in found["difference"]["layers"])
+    for name, number, what in ((left, "1", "one piece"), (names[1], "3", "no round 3")):
+        refused = shammah(tmp_path, "adapters", "without", name, number)
+        assert refused.returncode == 5 and what in refused.stderr

@@ -426,6 +426,18 @@ class Assistant:
         await (await self.trainer()).prune()
         return adapter
 
+    async def adapter_without(self, name: str, number: int, *, activate: bool = False) -> Adapter:
+        """Publish an adapter without one of its rounds; with `activate` it answers from now on.
+
+        Raises:
+            AdapterError: there is no such adapter or round; nothing was changed.
+        """
+        workspace = await self.workspace()
+        adapter = await asyncio.to_thread(workspace.without_round, name, number)
+        if activate:
+            await self.adapter_load(adapter.name)
+        return adapter
+
     async def adapter_import(self, folder: Path) -> Adapter:
         """Take an adapter in PEFT's layout into the library, without making it the active one.
 

@@ -95,6 +95,12 @@ class Workspace:
             )
         return self._upkeep.prune(keep, dry_run=dry_run)
 
+    def without_round(self, name: str, number: int) -> Adapter:
+        """Publish an adapter without one of its rounds (see `rounds.without_round`)."""
+        from shammah.adapters.rounds import without_round
+
+        return without_round(self.library.get(name), number, self.library)
+
     def merge(self, names: Sequence[str], options: MergeOptions) -> Adapter:
         """Publish a new adapter that combines others; it is not made the active one.
 

@@ -97,6 +97,15 @@ def merge(options: Namespace) -> int:
     return 0
 
 
+def without(options: Namespace) -> int:
+    with open_workspace(options) as workspace:
+        adapter = workspace.without_round(options.name, options.round)
+        if options.activate:
+            workspace.select_adapter(adapter.name)
+    text = wording.without_round(adapter, active=options.activate)
+    return _done(options, text, adapter.name)
+
+
 def load(options: Namespace) -> int:
     with open_workspace(options) as workspace:
         adapter = workspace.select_adapter(options.name)

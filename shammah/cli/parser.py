@@ -147,6 +147,13 @@ def _adapters(commands: Any) -> None:
         actions, "rebuild", "train every lesson that stands anew, from the base", "train:rebuild"
     )
     rebuild.add_argument("--wait", action="store_true", help="run it here and wait for its end")
+    without = _action(
+        actions, "without", "take one round out of an adapter trained as differences",
+        "adapters:without",
+    )  # fmt: skip
+    without.add_argument("name")
+    without.add_argument("round", type=int, help="its number, from 1; `adapters show` lists them")
+    without.add_argument("--activate", action="store_true", help="answer with it from now on")
     merge = _action(actions, "merge", "combine several into a new one", "adapters:merge")
     merge.add_argument("names", nargs="+", metavar="name", help="two or more of one base model")
     merge.add_argument(

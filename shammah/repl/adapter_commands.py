@@ -100,6 +100,17 @@ async def _rebuild(chat: Chat, words: Sequence[str]) -> None:
     chat.say(wording.queued(await chat.assistant.rebuild()))
 
 
+async def _without(chat: Chat, words: Sequence[str]) -> None:
+    activate = "--activate" in words
+    name, number = _exactly(
+        [word for word in words if word != "--activate"], "without NAME ROUND [--activate]"
+    )
+    adapter = await chat.assistant.adapter_without(
+        name, whole_number("ROUND", number) or 0, activate=activate
+    )
+    chat.say(wording.without_round(adapter, active=activate))
+
+
 async def _rename(chat: Chat, words: Sequence[str]) -> None:
     old, new = _exactly(words, "rename OLD NEW")
     adapter = await chat.assistant.adapter_rename(old, new)
@@ -155,6 +166,7 @@ SUBCOMMANDS: dict[str, Callable[[Chat, Sequence[str]], Awaitable[None]]] = {
     "compare": _compare,
     "merge": _merge,
     "rebuild": _rebuild,
+    "without": _without,
     "rename": _rename,
     "delete": _delete,
     "prune": _prune,

@@ -198,7 +198,7 @@ _LIST = (
     ),
     Command(
         "/adapters",
-        "[list|load|unload|show|compare|merge|rebuild|rename|delete|prune|rollback|export|import]",
+        "[list|load|unload|show|compare|merge|rebuild|without|rename|delete|prune|rollback|export|import]",
         "what was learned",
         "list                  every adapter, the active one marked\n"
         "load NAME             the next answer uses it; remembered across restarts\n"
@@ -213,6 +213,8 @@ _LIST = (
         "                      four with _svd), --rank N to recompress, --density D, --name NAME,\n"
         "                      --activate\n"
         "rebuild               trains every lesson that stands anew, from the base model\n"
+        "without NAME ROUND    takes one round out of an adapter trained with training.mode delta; "
+        "--activate\n"
         "rename OLD NEW        gives it another name\n"
         "delete NAME           removes it; not the active one\n"
         "prune                 removes the worst of too many; --keep N instead of\n"

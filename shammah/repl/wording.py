@@ -311,6 +311,7 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
         ("LoRA", f"rank {about.lora.rank}, alpha {about.lora.alpha:g}, "
                  f"{', '.join(about.lora.target_modules)}"),
         *_origin(about),
+        *_rounds(about),
     ]  # fmt: skip
     lines += [(name.replace("_", " "), f"{value:g}") for name, value in about.metrics.items()]
     lines += [("failed", failure) for failure in about.failures]
@@ -333,6 +334,23 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
         right=(1,),
     )
     return f"{shown}\n\n{lessons}"
+
+
+def without_round(adapter: Adapter, *, active: bool) -> str:
+    """What `adapters without` did."""
+    how = "It answers from now on." if active else f"/adapters load {adapter.name} uses it."
+    return (
+        f"{adapter.name} is the same without that round. {how}\n"
+        "Its lessons still stand, and the next job may teach them again: /feedback delete N takes "
+        "one back."
+    )
+
+
+def _rounds(about: AdapterMetadata) -> list[tuple[str, object]]:
+    return [
+        (f"round {number}", f"rank {part.rank}, {_count(len(part.lessons), 'lesson')}")
+        for number, part in enumerate(about.rounds, start=1)
+    ]
 
 
 def _origin(about: AdapterMetadata) -> list[tuple[str, object]]:
