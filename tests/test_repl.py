@@ -278,6 +278,10 @@ def test_every_command_explains_itself_and_completes(tmp_path: Path) -> None:
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters" / "lora_adapter_1.safetensors").touch()
     assert offered("/adapters load ") == ["lora_adapter_1"]
+    assert offered("/adapters merge l") == offered("/adapters compare l") == ["lora_adapter_1"]
+    assert offered("/adapters merge lora_adapter_1 l") == []
+    assert offered("/adapters merge a b --method dare_ties_") == ["dare_ties_svd"]
+    assert offered("/adapters prune --") == ["--keep", "--dry-run"]
     assert offered("/config set feedback.threshold_by ") == ["count", "weight"]
     assert offered("/config set feedback.auto") == ["feedback.auto_train"]
     assert "rollback" in offered("/adapters ro")

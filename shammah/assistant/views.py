@@ -40,7 +40,9 @@ class AdapterInfo:
     active: bool
     created_at: datetime | None
     lessons: int
-    learned: int
+    learned: int | None
+    """How many of the lessons were answered as taught; None of a merged one, where only its parents
+    were looked at."""
     rank: int | None
     size_bytes: int
     final_loss: float | None
@@ -76,7 +78,9 @@ class AdapterInfo:
             active=adapter.name == active,
             created_at=metadata.created_at,
             lessons=len(metadata.lessons),
-            learned=sum(lesson.learned for lesson in metadata.lessons),
+            learned=None
+            if metadata.merge is not None
+            else sum(lesson.learned for lesson in metadata.lessons),
             rank=metadata.lora.rank,
             size_bytes=adapter.size,
             final_loss=metadata.metrics.get("final_loss"),

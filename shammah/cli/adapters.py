@@ -84,14 +84,14 @@ def merge(options: Namespace) -> int:
         from shammah.learning.upkeep import removed_text
 
         tell(removed_text(removed, keep))
+    warning = wording.inexact(adapter)
+    if warning:
+        tell(warning)
     if options.json:
         about = adapter.require_metadata().model_dump(mode="json")
         emit({**about, "active": options.activate, "path": adapter.path, "size": adapter.size})
         return 0
     say(wording.merged(adapter))
-    warning = wording.inexact(adapter)
-    if warning:
-        tell(warning)
     if options.activate:
         say(f"{adapter.name} answers from now on.")
     return 0

@@ -181,7 +181,7 @@ def adapters_table(rows: Sequence[AdapterInfo], *, coloured: bool) -> str:
                 "*" if row.active else "",
                 row.name,
                 when(row.created_at) if row.created_at else "-",
-                f"{row.learned}/{row.lessons}",
+                f"{'?' if row.learned is None else row.learned}/{row.lessons}",
                 row.rank if row.rank is not None else "-",
                 size(row.size_bytes),
                 f"{row.final_loss:.3f}" if row.final_loss is not None else "-",
@@ -278,7 +278,9 @@ def _record(record: AdapterRecord | None) -> dict[str, str]:
     )
     rows = {
         "made": when(info.created_at) if info.created_at else "-",
-        "lessons learned": f"{info.learned} of {info.lessons}",
+        "lessons learned": f"{info.learned} of {info.lessons}"
+        if info.learned is not None
+        else f"those of its parents: {info.lessons}",
         "loss": f"{info.final_loss:.3f}" if info.final_loss is not None else "-",
         "rank, size": f"{info.rank}, {size(info.size_bytes)}",
         "used in": _count(record.answers, "answer"),
@@ -320,7 +322,12 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
     if not about.lessons:
         return shown
     lessons = text.table(
-        ["learned", "weight", "question", "answer taught"],
+        [
+            "learned" if about.merge is None else "by a parent",
+            "weight",
+            "question",
+            "answer taught",
+        ],
         [
             (
                 "yes" if lesson.learned else "no",
