@@ -308,13 +308,16 @@ class Assistant:
             )
         return self._trainer
 
-    async def train_now(self) -> Job:
+    async def train_now(self, domain: str | None = None) -> Job:
         """Queue a job with whatever the buffer holds.
+
+        Args:
+            domain: what its adapter is for; None leaves it to `training.domain`.
 
         Raises:
             TrainingError: the buffer holds nothing to train on.
         """
-        job = await (await self.trainer()).request("now")
+        job = await (await self.trainer()).request("now", domain=domain)
         await self._refresh(await self.workspace())
         return job
 

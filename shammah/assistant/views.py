@@ -49,6 +49,7 @@ class AdapterInfo:
     problem: str | None
     failures: tuple[str, ...] = ()
     """The checks that kept it from being made active by itself."""
+    domain: str | None = None
 
     @classmethod
     def of(cls, adapter: Adapter, *, active: str | None, fingerprint: str | None) -> AdapterInfo:
@@ -82,6 +83,7 @@ class AdapterInfo:
             compatible=fingerprint in (None, metadata.base_fingerprint),
             problem=adapter.problem,
             failures=tuple(metadata.failures),
+            domain=metadata.domain,
         )
 
 

@@ -42,6 +42,7 @@ class TrainingPlan:
     """
 
     model: str
+    domain: str | None
     lessons: tuple[PlannedLesson, ...]
     waiting: int
     parent: str | None
@@ -101,6 +102,7 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
     memory = estimate_memory(settings.model) if path is not None else None
     return TrainingPlan(
         model=settings.model.name,
+        domain=training.domain or None,
         lessons=tuple(lessons),
         waiting=feedback.state().waiting,
         parent=active if training.start_from == "active" else None,

@@ -40,6 +40,7 @@ def metadata(spec: JobSpec, result: Complete) -> AdapterMetadata:
         base_fingerprint=result.fingerprint,
         lora=LoraConfigRecord(**result.lora.model_dump(mode="json")),
         parent=spec.parent.name if spec.parent else None,
+        domain=spec.training.domain or None,
         lessons=[
             LessonRecord(
                 feedback_id=lesson.feedback_id,
@@ -87,11 +88,12 @@ def completed_text(spec: JobSpec, result: Complete, name: str, *, active: bool) 
     """The message that says what training achieved."""
     learned = len(result.learned)
     replayed = f" and {result.replayed} earlier ones" if result.replayed else ""
+    domain = f", for {spec.training.domain}" if spec.training.domain else ""
     lines = [
         "✓ Background training completed!",
         f"  Examples trained: {result.examples}{replayed}   Final loss: {result.final_loss:.4f}",
         f"  Lessons learned: {learned} of {len(result.outcomes)}",
-        f"  Adapter: {name}" + ("" if active else f" (not active: /adapters load {name})"),
+        f"  Adapter: {name}{domain}" + ("" if active else f" (not active: /adapters load {name})"),
     ]
     queries = {lesson.feedback_id: lesson.query for lesson in spec.lessons}
     for outcome in result.outcomes:

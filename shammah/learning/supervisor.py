@@ -125,18 +125,23 @@ class Trainer:
         """What training is doing now, in this process or another."""
         return self._status
 
-    async def request(self, reason: str = "now", *, join: bool = False) -> Job:
+    async def request(
+        self, reason: str = "now", *, join: bool = False, domain: str | None = None
+    ) -> Job:
         """Queue one job with all lessons of the buffer (see `JobQueue.enqueue`).
 
         Args:
             join: if a job is queued or running already, return that one and queue nothing.
+            domain: what its adapter is for; None leaves it to the settings.
 
         Raises:
-            TrainingError: there is nothing to train on.
+            TrainingError: there is nothing to train on, or the other job is for another domain.
         """
         if join and (job := await asyncio.to_thread(self.queue.current)) is not None:
-            return job
-        job = await asyncio.to_thread(self.queue.enqueue, self._settings(), reason=reason)
+            return await asyncio.to_thread(self.queue.check_domain, job, domain)
+        job = await asyncio.to_thread(
+            self.queue.enqueue, self._settings(), reason=reason, domain=domain
+        )
         self._poke()
         return job
 

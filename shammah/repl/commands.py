@@ -45,11 +45,19 @@ Ctrl-C stops an answer or clears the line, Ctrl-D leaves. /help NAME tells more 
 def _adapters(words: Sequence[str], paths: Paths) -> Iterable[str]:
     if not words:
         return ADAPTER_SUBCOMMANDS
-    if words[0] in ("load", "show", "rename", "delete", "export") and len(words) == 1:
+    if words[0] in ("load", "show", "rename", "domain", "delete", "export") and len(words) == 1:
         return adapter_names(paths)
+    if words[0] == "domain":
+        return ("--clear",) if len(words) == 2 else ()
     if words[0] == "export":
         return (FILES, "--with-lessons")
     return (FILES,) if words[0] == "import" else ()
+
+
+def _train(words: Sequence[str], paths: Paths) -> Iterable[str]:
+    if not words:
+        return TRAIN_SUBCOMMANDS
+    return ("--domain",) if words == ["now"] else ()
 
 
 def _feedback(words: Sequence[str], paths: Paths) -> Iterable[str]:
@@ -160,17 +168,18 @@ _LIST = (
         "[status|now|plan|cancel|queue|resume]",
         "training in the background",
         "status   what is running\n"
-        "now      trains what the buffer holds, without waiting for the threshold\n"
+        "now      trains what the buffer holds, without waiting for the threshold; "
+        "--domain NAME says what the adapter is for\n"
         "plan     what the next job would do: lessons, replay, steps, time and memory\n"
         "cancel   ends the running job; its lessons go back to the buffer\n"
         "queue    all jobs\n"
         "resume   goes on with a job that was interrupted",
         train,
-        _words(*TRAIN_SUBCOMMANDS),
+        _train,
     ),
     Command(
         "/adapters",
-        "[list|load|unload|show|compare|rebuild|rename|delete|rollback|export|import]",
+        "[list|load|unload|show|compare|rebuild|rename|domain|delete|rollback|export|import]",
         "what was learned",
         "list                  every adapter, the active one marked\n"
         "load NAME             the next answer uses it; remembered across restarts\n"
@@ -180,6 +189,7 @@ _LIST = (
         "compare NAME [OTHER]  how two differ, and how they do; OTHER is its parent if not named\n"
         "rebuild               trains every lesson that stands anew, from the base model\n"
         "rename OLD NEW        gives it another name\n"
+        "domain NAME [DOMAIN]  what it is for, such as rust; --clear takes that back\n"
         "delete NAME           removes it; not the active one\n"
         "export NAME FOLDER    writes PEFT's layout; --with-lessons adds the lessons' text\n"
         "import FOLDER         takes an adapter in PEFT's layout",
