@@ -145,6 +145,12 @@ class AdaptersSettings(Section):
     """What happens to a trained adapter."""
 
     activate: Literal["gate", "always", "never"] = "gate"
+    routing: Literal["off", "domain"] = "off"
+    """Whether a question that is near to the lessons of an adapter with a domain goes to it."""
+    routing_threshold: float = Field(0.5, ge=0.0, le=1.0)
+    """How near, as a cosine."""
+    embedding: str = Field("base", min_length=1)
+    """What measures that: the base model's own hidden states, or a sentence encoder."""
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

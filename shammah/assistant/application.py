@@ -25,6 +25,7 @@ from shammah.paths import Paths
 from shammah.settings import Settings
 
 if TYPE_CHECKING:
+    from shammah.adapters.domains import Route
     from shammah.adapters.library import Adapter, AdapterLibrary
     from shammah.assistant.workspace import Workspace
     from shammah.feedback.exchanges import Exchange
@@ -74,7 +75,9 @@ class Assistant:
         self._on_notice = on_notice or (lambda notice: None)
         self._on_change = on_change or (lambda: None)
         self._train = train
-        self._live = LiveModel(on_notice=self._on_notice, fixed_adapter=adapter)
+        self._live = LiveModel(
+            on_notice=self._on_notice, embeddings=paths.embeddings, fixed_adapter=adapter
+        )
         self._trainer: Trainer | None = None
         self._opening: asyncio.Task[Workspace] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -82,6 +85,7 @@ class Assistant:
         self._answer_lock = asyncio.Lock()
         self._buffer_label: str | None = None
         self._tokens_per_second: float | None = None
+        self._route: Route | None = None
         self._trimming_said = False
 
     # --- life -------------------------------------------------------------------------------
@@ -138,6 +142,7 @@ class Assistant:
             buffer_label=self._buffer_label,
             training=self._trainer.status() if self._trainer else None,
             tokens_per_second=self._tokens_per_second,
+            route=self._route,
         )
 
     # --- asking -----------------------------------------------------------------------------
@@ -190,7 +195,11 @@ class Assistant:
             self._on_change()
             try:
                 async with self._priority():
-                    stream = engine.stream(prompt, params)
+                    routed = await self._live.route(
+                        prompt[-1].content, self.settings.adapters, workspace.library
+                    )
+                    handle.route = self._route = routed.route if routed else None
+                    stream = engine.stream(prompt, params, state=routed.state if routed else None)
                     handle.attach(stream)
                     async for piece in stream:
                         yield piece
@@ -461,6 +470,8 @@ class Assistant:
         if self._loading is not None:
             await asyncio.shield(self._loading)
         while True:
+            if not self.answering:
+                await self._live.look_at_domains(self.settings.adapters, workspace.library)
             await asyncio.sleep(WATCH_SECONDS)
             newest = await asyncio.to_thread(workspace.database.data_version)
             if newest != version:

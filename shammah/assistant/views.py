@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from shammah.adapters.differences import AdapterDifference
+    from shammah.adapters.domains import Route
     from shammah.adapters.library import Adapter
     from shammah.learning.supervisor import TrainingStatus
 
@@ -30,6 +31,8 @@ class Status:
     buffer_label: str | None
     training: TrainingStatus | None
     tokens_per_second: float | None
+    route: Route | None = None
+    """Where the last question went, if not to the active adapter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,13 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from shammah.generation.params import GenerationParams
 from shammah.messages import Conversation
+
+if TYPE_CHECKING:
+    from shammah.generation.lora import AdapterState
 
 StopReason = Literal["end", "length", "cut"]
 
@@ -59,6 +62,8 @@ class Request:
     params: GenerationParams
     listener: Listener
     stopped: threading.Event
+    state: AdapterState | None = None
+    """What to answer with; None: what is active when decoding begins."""
 
 
 class AnswerStream(AsyncIterator[str]):

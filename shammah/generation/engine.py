@@ -17,7 +17,7 @@ from shammah.errors import ContextTooLongError, GenerationError, ShammahError
 from shammah.generation.answer import Answer, AnswerStream, FutureListener, Request
 from shammah.generation.decoding import TokenDecoder
 from shammah.generation.detokenize import Detokenizer, StopTexts
-from shammah.generation.lora import AdaptableModel, Weights
+from shammah.generation.lora import AdaptableModel, AdapterState, Weights
 from shammah.generation.params import GenerationParams
 from shammah.generation.sampling import Sampler
 from shammah.messages import Conversation
@@ -30,7 +30,8 @@ log = logging.getLogger("shammah")
 class Engine:
     """Answers one conversation at a time; further ones wait their turn.
 
-    An answer uses the adapter that was active when its decoding began, to its end.
+    An answer uses the adapter that was active when its decoding began, or one that was prepared
+    for it, to its end.
 
     Args:
         base: the model; the engine has it for itself until `close`.
@@ -47,11 +48,17 @@ class Engine:
         self._decoder = TokenDecoder(base, self._adaptable)
         self._activating = threading.Lock()
         self._active = self._adaptable.prepare(None, None, 0)
+        self._last = 0
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._current: Request | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="shammah-decode", daemon=True)
         self._thread.start()
+
+    @property
+    def active(self) -> AdapterState:
+        """The adapter state that the next answer will use, unless it is asked for with another."""
+        return self._active
 
     @property
     def active_name(self) -> str | None:
@@ -69,18 +76,43 @@ class Engine:
         It is made ready beside the one in use; an answer that has begun keeps its own.
 
         Returns:
-            The generation: one more with every call.
+            The generation: one more with every call of this or of `prepare`.
 
         Raises:
             AdapterInvalidError: it does not fit the model; the one in use stays.
         """
         with self._activating:
-            state = self._adaptable.prepare(weights, name, self._active.generation + 1)
-            self._active = state
-            return state.generation
+            self._active = self._prepared(weights, name)
+            return self._active.generation
 
-    def stream(self, conversation: Conversation, params: GenerationParams) -> AnswerStream:
+    def prepare(self, weights: Weights | None, name: str | None) -> AdapterState:
+        """An adapter for single answers (`stream(..., state=...)`); the active one stays.
+
+        It has a generation of its own, so that the prefix cache never mixes two adapters.
+
+        Raises:
+            AdapterInvalidError: it does not fit the model.
+        """
+        with self._activating:
+            return self._prepared(weights, name)
+
+    def _prepared(self, weights: Weights | None, name: str | None) -> AdapterState:
+        state = self._adaptable.prepare(weights, name, self._last + 1)
+        self._last = state.generation
+        return state
+
+    def stream(
+        self,
+        conversation: Conversation,
+        params: GenerationParams,
+        *,
+        state: AdapterState | None = None,
+    ) -> AnswerStream:
         """Ask, from within an event loop; decoding begins at once or after the answers before it.
+
+        Args:
+            state: the adapter to answer with, from `prepare` or `active`; None takes the one that
+                is active when decoding begins.
 
         The iteration raises:
             ContextTooLongError: the prompt alone fills the context.
@@ -89,7 +121,7 @@ class Engine:
         """
         stopped = threading.Event()
         stream = AnswerStream(stopped)
-        self._ask(Request(conversation, params, stream.listener, stopped))
+        self._ask(Request(conversation, params, stream.listener, stopped, state))
         return stream
 
     def generate(self, conversation: Conversation, params: GenerationParams) -> Answer:
@@ -137,7 +169,7 @@ class Engine:
 
     def _answer(self, request: Request) -> Answer:
         started = time.perf_counter()
-        state = self._active
+        state = request.state or self._active
         params = request.params
         prompt = self.renderer.generation_prompt(request.conversation)
         room = self.base.context_length - len(prompt)

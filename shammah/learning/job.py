@@ -77,11 +77,19 @@ class JobSpec(Record):
     lessons: tuple[Lesson, ...] = Field(min_length=1)
     replay: tuple[Lesson, ...] = ()
     parent: ParentSpec | None = None
+    routing: Literal["off", "domain"] = "off"
+    """With `domain`, a domain has adapters of its own: each job of a domain goes on from the newest
+    of them, replays their lessons alone, and its adapter is not made active."""
     prepared: bool = False
     """True once base model, parent and replay are settled: from then on the file never changes, so
     that a resumed job goes on exactly as it began."""
     notes: tuple[str, ...] = ()
     """What was decided on the way and may surprise, in sentences for the user."""
+
+    @property
+    def routed_domain(self) -> str | None:
+        """The domain whose questions the adapter will answer beside the active one."""
+        return (self.training.domain or None) if self.routing == "domain" else None
 
     def write(self, folder: Path) -> None:
         """Write `job.json`, whole or not at all.

@@ -13,7 +13,7 @@ from shammah.feedback.buffer import LessonBuffer
 from shammah.learning.contradictions import settle
 from shammah.learning.lessons import lessons_from
 from shammah.learning.material import kept_out, questions
-from shammah.learning.preparation import replay_lessons
+from shammah.learning.preparation import Line
 from shammah.settings import Settings
 from shammah.training.batches import LessonBatches
 from shammah.training.schedule import most_steps
@@ -72,7 +72,11 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
 
     training = settings.training
     buffered = lessons_from(feedback.buffer())
-    earlier = replay_lessons(buffered, feedback) if training.replay > 0 else ()
+    path = find_model(settings.model.name).path
+    mark = fingerprint(path) if path is not None else ""
+    domain = training.domain or None
+    line = Line.of(domain if settings.adapters.routing == "domain" else None, library, mark)
+    earlier = line.replay(buffered, feedback) if training.replay > 0 else ()
     problems = {
         found.overruled.feedback_id: found.reason for found in settle([*buffered, *earlier])[1]
     }
@@ -90,9 +94,7 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
                 problem,
             )
         )
-    path = find_model(settings.model.name).path
-    mark = fingerprint(path) if path is not None else ""
-    active = library.active(mark) if mark else None
+    parent = line.newest([]) if training.start_from == "active" else None
     anchors = 0
     if path is not None and training.replay > 0:
         held = unrelated_anchors(read_anchors(path), [item.query for item in buffered])
@@ -102,10 +104,10 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
     memory = estimate_memory(settings.model) if path is not None else None
     return TrainingPlan(
         model=settings.model.name,
-        domain=training.domain or None,
+        domain=domain,
         lessons=tuple(lessons),
         waiting=feedback.state().waiting,
-        parent=active if training.start_from == "active" else None,
+        parent=parent.name if parent else None,
         earlier=len(earlier),
         anchors=anchors,
         replay_share=training.replay if earlier or anchors else 0.0,

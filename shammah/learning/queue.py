@@ -149,7 +149,7 @@ class JobQueue:
         Raises:
             TrainingError: there is no lesson, or another job is on its way.
         """
-        training = settings.training.model_copy(update={"start_from": "base"})
+        training = settings.training.model_copy(update={"start_from": "base", "domain": ""})
         fresh = settings.model_copy(update={"training": training})
         fingerprint = _fingerprint(settings)
         with self._database.write() as session:
@@ -348,6 +348,7 @@ class JobQueue:
             fingerprint=fingerprint or None,
             lora=settings.lora,
             training=settings.training,
+            routing=settings.adapters.routing,
             lessons=lessons_from(taken),
         ).write(job.folder)
         return job

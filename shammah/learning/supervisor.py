@@ -389,10 +389,13 @@ class Trainer:
         self._set_state("publishing", job)
         mode = self._settings().adapters.activate
         refused = mode == "gate" and result.gate is not None and not result.gate.passed
-        activate = mode != "never" and not refused
+        routed = spec.routed_domain is not None
+        activate = mode != "never" and not refused and not routed
+        # With its domain it would answer at once.
+        domain = None if routed and mode == "never" else spec.training.domain or None
         try:
             adapter = await asyncio.to_thread(
-                publish, job, spec, result, self._library, activate=activate
+                publish, job, spec, result, self._library, activate=activate, domain=domain
             )
             await asyncio.to_thread(
                 self.queue.finish, job.id, adapter.name, result, set_aside=refused
@@ -419,7 +422,9 @@ class Trainer:
         if refused:
             self._on_notice("warning", refused_text(result, adapter.name))
             return
-        self._on_notice("success", completed_text(spec, result, adapter.name, active=activate))
+        self._on_notice(
+            "success", completed_text(spec, result, adapter.name, active=activate, domain=domain)
+        )
 
     async def _failed(self, job: Job, failed: Failed) -> None:
         await asyncio.to_thread(self.queue.give_up, job.id, "failed", failed.message)

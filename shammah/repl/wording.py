@@ -13,6 +13,7 @@ from shammah.repl import text
 from shammah.repl.text import duration, one_line, size, unicode_output
 
 if TYPE_CHECKING:
+    from shammah.adapters.domains import Route
     from shammah.adapters.library import Adapter
     from shammah.assistant import AdapterInfo
     from shammah.assistant.views import AdapterComparison, AdapterRecord
@@ -255,6 +256,11 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
         right=(1,),
     )
     return f"{shown}\n\n{lessons}"
+
+
+def routed(route: Route) -> str:
+    """Under an answer that another than the active adapter gave."""
+    return f"{route.domain}: answered by {route.adapter}"
 
 
 def domain_set(adapter: Adapter) -> str:
