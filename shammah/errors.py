@@ -92,6 +92,26 @@ class FeedbackError(ShammahError, RuntimeError):
     exit_code = 6
 
 
+class PortError(ShammahError, RuntimeError):
+    """Raised when what stands behind a port fails. Base of the ports' errors, one a port.
+
+    `port` is the protocol's name, `backend` the implementation's; the cause is `__cause__`.
+    """
+
+    port = ""
+
+    def __init__(self, message: str, *, backend: str, hint: str | None = None) -> None:
+        super().__init__(f"{backend}: {message}", hint=hint)
+        self.backend = backend
+
+
+class EmbeddingError(PortError):
+    """Raised when texts cannot be embedded."""
+
+    exit_code = 4
+    port = "EmbeddingClient"
+
+
 class TrainingError(ShammahError, RuntimeError):
     """Raised when a training job cannot start or does not finish."""
 

@@ -51,6 +51,11 @@ class Paths:
         return self.data / "adapters"
 
     @property
+    def embeddings(self) -> Path:
+        """Vectors of what adapters were taught; made again where they are missing."""
+        return self.data / "embeddings"
+
+    @property
     def jobs(self) -> Path:
         return self.data / "jobs"
 

@@ -6,12 +6,16 @@ Reading and writing the TOML file is `settings_file`'s work; this module only kn
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shammah.errors import ConfigError
+
+DOMAIN = r"[a-z0-9][a-z0-9+#._-]{0,39}"
+"""What a domain may be called: `rust`, `c++`, `web-api`."""
 
 
 class Section(BaseModel):
@@ -111,6 +115,8 @@ class TrainingSettings(Section):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
+    domain: str = ""
+    """What the adapters of the next jobs are for; empty is nothing in particular."""
     replay: float = Field(0.5, ge=0.0, lt=1.0)
     """Share of each batch drawn from earlier lessons and from the model's anchors."""
     anchor_tokens: int = Field(8, ge=0, le=256)
@@ -134,6 +140,11 @@ class TrainingSettings(Section):
     nice: int = Field(10, ge=0, le=19)
     timeout_minutes: float = Field(120.0, gt=0)
 
+    @field_validator("domain")
+    @classmethod
+    def _some_domain(cls, value: str) -> str:
+        return domain_name(value) if value.strip() else ""
+
 
 class AdaptersSettings(Section):
     """What happens to a trained adapter."""
@@ -141,6 +152,12 @@ class AdaptersSettings(Section):
     activate: Literal["gate", "always", "never"] = "gate"
     max_kept: int = Field(20, ge=0, le=100_000)
     """Adapters of each base model that are kept; 0 keeps all."""
+    routing: Literal["off", "domain"] = "off"
+    """Whether a question that is near to the lessons of an adapter with a domain goes to it."""
+    routing_threshold: float = Field(0.5, ge=0.0, le=1.0)
+    """How near, as a cosine."""
+    embedding: str = Field("base", min_length=1)
+    """What measures that: the base model's own hidden states, or a sentence encoder."""
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -231,6 +248,20 @@ class Settings(Section):
         if key not in values:
             raise ConfigError(f"There is no setting {key!r}.", hint=nearest(key, list(values)))
         return values[key]
+
+
+def domain_name(text: str) -> str:
+    """A domain as it is written everywhere: without blanks around it, in small letters.
+
+    Raises:
+        ValueError: it is no name for one.
+    """
+    name = text.strip().lower()
+    if not re.fullmatch(DOMAIN, name) or name == "none":
+        raise ValueError(
+            f"{text.strip()!r} is no name for a domain: use up to 40 letters, digits and +#._-"
+        )
+    return name
 
 
 def keys() -> list[str]:

@@ -52,7 +52,7 @@ def test_asking_aside_is_asking_the_adapter_and_changes_nothing(engine: Engine) 
     expected = [answer(engine, "hello", item, "x") for item in weights]
     assert expected[0] != expected[1]
     engine.activate(weights[0], "mine")
-    states = [engine.prepare(item, "aside") for item in weights]
+    states = [engine.prepare_aside(item, "aside") for item in weights]
     said = engine.generate((user("a first question"),), PARAMS)
     generation = engine.generation
     aside = [engine.generate((user("hello"),), PARAMS, state) for state in states]
@@ -71,7 +71,7 @@ def test_asking_aside_is_asking_the_adapter_and_changes_nothing(engine: Engine) 
 
 async def test_a_conversation_goes_on_between_two_answers_aside(engine: Engine) -> None:
     weights = random_adapter(engine.base, 3)
-    state = engine.prepare(weights, "aside")
+    state = engine.prepare_aside(weights, "aside")
     expected = answer(engine, "hello", weights, "x")
     plain = engine.generate((user("hello"),), PARAMS).text
     stop = threading.Event()

@@ -217,7 +217,7 @@ async def test_training_removes_the_worst_and_says_so(tmp_path: Path) -> None:
         "learn:0",
         Settings(
             feedback=FeedbackSettings(threshold=3),
-            training=TrainingSettings(start_from="base"),
+            training=TrainingSettings(mode="fresh"),
             adapters=AdaptersSettings(max_kept=2),
         ),
     )

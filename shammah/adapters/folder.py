@@ -52,6 +52,34 @@ class AdapterFolder:
         except OSError as error:
             raise StorageError(f"{self.path} cannot be read: {error.strerror}.") from error
 
+    def stamp(self) -> frozenset[tuple[str, int, int]]:
+        """Name, size and time of each file.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        found = set()
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    # What goes while one looks has gone.
+                    with suppress(FileNotFoundError):
+                        about = entry.stat()
+                        found.add((entry.name, about.st_size, about.st_mtime_ns))
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be read: {error.strerror}.") from error
+        return frozenset(found)
+
+    def lost(self) -> list[str]:
+        """The names whose description is there without weights, and that nobody is writing."""
+        return [
+            path.stem
+            for path in self.path.glob("*.json")
+            if not path.name.startswith(".")
+            and not os.path.lexists(self.part(path.stem))
+            and not os.path.lexists(self.weights(path.stem))
+        ]
+
     def is_there(self, stem: str) -> bool:
         path = self.weights(stem)
         return path.is_symlink() or (path.exists() and not path.is_dir())

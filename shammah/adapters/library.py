@@ -9,7 +9,7 @@ import builtins
 import re
 import stat
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from shammah.errors import (
     ShammahError,
 )
 from shammah.files import write_atomic
+from shammah.settings import domain_name
 from shammah.signs import sign, signs
 from shammah.storage.database import Database
 
@@ -97,6 +98,24 @@ class AdapterLibrary:
                 hint=nearest(stem, self._files.stems()) or "`/adapters list` shows what there is.",
             )
         return self._open(stem)
+
+    def stamp(self) -> object:
+        """Something that is another one whenever an adapter was added, changed or removed; cheap,
+        and reads no file.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        return self._files.stamp()
+
+    def lost(self) -> builtins.list[AdapterMetadata]:
+        """What is known of adapters whose weights are gone though nobody deleted them."""
+        found = []
+        for stem in self._files.lost():
+            with suppress(ShammahError):
+                about = AdapterMetadata.read(self._files.metadata(stem), self.folder)
+                found.append(about.model_copy(update={"name": stem}))
+        return found
 
     def active(self, fingerprint: str) -> str | None:
         """The active adapter of a base model; None where the base model answers alone."""
@@ -228,6 +247,24 @@ class AdapterLibrary:
             )
         self._activations.check_unused(stem)
         return stem
+
+    def set_domain(self, name: str, domain: str | None) -> Adapter:
+        """Say what an adapter is for; None takes it back.
+
+        Raises:
+            AdapterNotFoundError, AdapterInvalidError: no such adapter, or a broken one.
+            AdapterError: the domain has no fit name.
+            StorageError: it cannot be written.
+        """
+        adapter = self.get(name)
+        metadata = adapter.require_metadata()
+        try:
+            named = None if domain is None else domain_name(domain)
+        except ValueError as error:
+            raise AdapterError(str(error), hint="Such as rust, sql or c++.") from error
+        changed = metadata.model_copy(update={"domain": named})
+        write_atomic(self._files.metadata(adapter.name), changed.to_json())
+        return self._open(adapter.name)
 
     def delete(self, name: str, check: Callable[[], object] | None = None) -> None:
         """Remove an adapter.

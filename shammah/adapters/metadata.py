@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from shammah.adapters.regular_file import DAMAGED, open_regular
 from shammah.errors import AdapterInvalidError
+from shammah.settings import DOMAIN
 
 MAX_BYTES = 64 * 2**20
 """A description larger than this is not read."""
@@ -90,6 +91,8 @@ class AdapterMetadata(Record):
     base_fingerprint: str
     lora: LoraConfigRecord
     parent: str | None = None
+    domain: str | None = Field(None, pattern=f"^{DOMAIN}$")
+    """What it is for, such as `rust`: questions near its lessons can be routed to it."""
     lessons: list[LessonRecord] = []
     rounds: list[RoundRecord] = []
     """Of one that was trained as a difference to its parent: the ranks in their order."""

@@ -25,6 +25,7 @@ from shammah.paths import Paths
 from shammah.settings import Settings
 
 if TYPE_CHECKING:
+    from shammah.adapters.domains import Route
     from shammah.adapters.library import Adapter, AdapterLibrary
     from shammah.adapters.merging import MergeOptions
     from shammah.assistant.workspace import Workspace
@@ -76,7 +77,9 @@ class Assistant:
         self._on_notice = on_notice or (lambda notice: None)
         self._on_change = on_change or (lambda: None)
         self._train = train
-        self._live = LiveModel(on_notice=self._on_notice, fixed_adapter=adapter)
+        self._live = LiveModel(
+            on_notice=self._on_notice, embeddings=paths.embeddings, fixed_adapter=adapter
+        )
         self._trainer: Trainer | None = None
         self._opening: asyncio.Task[Workspace] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -84,6 +87,7 @@ class Assistant:
         self._answer_lock = asyncio.Lock()
         self._buffer_label: str | None = None
         self._tokens_per_second: float | None = None
+        self._route: Route | None = None
         self._trimming_said = False
 
     # --- life -------------------------------------------------------------------------------
@@ -140,6 +144,7 @@ class Assistant:
             buffer_label=self._buffer_label,
             training=self._trainer.status() if self._trainer else None,
             tokens_per_second=self._tokens_per_second,
+            route=self._route,
         )
 
     # --- asking -----------------------------------------------------------------------------
@@ -192,7 +197,11 @@ class Assistant:
             self._on_change()
             try:
                 async with self._priority():
-                    stream = engine.stream(prompt, params)
+                    routed = await self._live.route(
+                        prompt[-1].content, self.settings.adapters, workspace.library
+                    )
+                    handle.route = self._route = routed.route if routed else None
+                    stream = engine.stream(prompt, params, state=routed.state if routed else None)
                     handle.attach(stream)
                     async for piece in stream:
                         yield piece
@@ -324,13 +333,16 @@ class Assistant:
             )
         return self._trainer
 
-    async def train_now(self) -> Job:
+    async def train_now(self, domain: str | None = None) -> Job:
         """Queue a job with whatever the buffer holds.
+
+        Args:
+            domain: what its adapter is for; None leaves it to `training.domain`.
 
         Raises:
             TrainingError: the buffer holds nothing to train on.
         """
-        job = await (await self.trainer()).request("now")
+        job = await (await self.trainer()).request("now", domain=domain)
         await self._refresh(await self.workspace())
         return job
 
@@ -526,6 +538,8 @@ class Assistant:
         if self._loading is not None:
             await asyncio.shield(self._loading)
         while True:
+            if not self.answering:
+                await self._live.look_at_domains(self.settings.adapters, workspace.library)
             await asyncio.sleep(WATCH_SECONDS)
             newest = await asyncio.to_thread(workspace.database.data_version)
             if newest != version:

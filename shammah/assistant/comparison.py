@@ -86,6 +86,6 @@ def _ready(base: BaseModel, engine: Engine, adapter: Adapter | None) -> AdapterS
     from shammah.adapters.weights import load_checked
 
     if adapter is None:
-        return engine.prepare(None, None)
+        return engine.prepare_aside(None, None)
     weights = load_checked(adapter.path, adapter.require_metadata(), base.shape)
-    return engine.prepare(weights, adapter.name)
+    return engine.prepare_aside(weights, adapter.name)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from shammah.assistant.views import Notice
 from shammah.errors import AdapterError, ShammahError
-from shammah.settings import LoraSettings, ModelSettings
+from shammah.settings import AdaptersSettings, LoraSettings, ModelSettings
 
 if TYPE_CHECKING:
     from shammah.adapters.library import Adapter, AdapterLibrary
+    from shammah.assistant.routing import DomainRouting, Routed
     from shammah.generation.engine import Engine
     from shammah.models.describe import ModelDescription
     from shammah.models.load import BaseModel
@@ -28,17 +29,24 @@ class LiveModel:
 
     Args:
         on_notice: called on the event loop with what the user should read.
+        embeddings: where vectors of what adapters were taught are kept.
         fixed_adapter: answer with this adapter whatever the library says; `none` for the base
             model; None follows the library.
     """
 
     def __init__(
-        self, *, on_notice: Callable[[Notice], None], fixed_adapter: str | None = None
+        self,
+        *,
+        on_notice: Callable[[Notice], None],
+        embeddings: Path,
+        fixed_adapter: str | None = None,
     ) -> None:
         self.base: BaseModel | None = None
         self.engine: Engine | None = None
         self._on_notice = on_notice
+        self._embeddings = embeddings
         self._fixed_adapter = fixed_adapter
+        self._routing: DomainRouting | None = None
         self._swap_lock = asyncio.Lock()
         self._pins = contextlib.ExitStack()
 
@@ -54,6 +62,7 @@ class LiveModel:
         """
         base, engine = await asyncio.to_thread(_load, settings)
         previous, self.base, self.engine = self.engine, base, engine
+        self._routing = None
         if previous is not None:
             await asyncio.to_thread(previous.close)
         for note in base.notes:
@@ -87,6 +96,38 @@ class LiveModel:
             self._on_notice(
                 Notice("error", f"{name} was not loaded: {error}\n{answering} goes on answering.")
             )
+
+    async def route(
+        self, question: str, settings: AdaptersSettings, library: AdapterLibrary
+    ) -> Routed | None:
+        """The adapter whose domain a question belongs to; None leaves it to the active one."""
+        routing = self._routing_for(settings, library)
+        return await routing.route(question, settings) if routing is not None else None
+
+    async def look_at_domains(self, settings: AdaptersSettings, library: AdapterLibrary) -> None:
+        """Read the lessons of new adapters ahead of the question that needs them."""
+        routing = self._routing_for(settings, library)
+        if routing is not None:
+            await routing.look(settings)
+
+    def _routing_for(
+        self, settings: AdaptersSettings, library: AdapterLibrary
+    ) -> DomainRouting | None:
+        base, engine = self.base, self.engine
+        if settings.routing == "off" or self._fixed_adapter is not None:
+            return None
+        if base is None or engine is None:
+            return None
+        if self._routing is None:
+            from shammah.assistant.routing import DomainRouting
+
+            loop = asyncio.get_running_loop()
+
+            def notice(what: Notice) -> None:
+                loop.call_soon_threadsafe(self._on_notice, what)
+
+            self._routing = DomainRouting(base, engine, library, self._embeddings, notice)
+        return self._routing
 
     async def use(self, name: str | None, library: AdapterLibrary) -> str | None:
         """Answer with this adapter (None: the base model) from the next answer on, and remember it.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from shammah.adapters.differences import AdapterDifference
+    from shammah.adapters.domains import Route
     from shammah.adapters.library import Adapter
     from shammah.learning.supervisor import TrainingStatus
 
@@ -30,6 +31,8 @@ class Status:
     buffer_label: str | None
     training: TrainingStatus | None
     tokens_per_second: float | None
+    route: Route | None = None
+    """Where the last question went, if not to the active adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class AdapterInfo:
     origin: str = "trained"
     failures: tuple[str, ...] = ()
     """The checks that kept it from being made active by itself."""
+    domain: str | None = None
 
     @classmethod
     def of(cls, adapter: Adapter, *, active: str | None, fingerprint: str | None) -> AdapterInfo:
@@ -89,6 +93,7 @@ class AdapterInfo:
             problem=adapter.problem,
             origin=metadata.origin,
             failures=tuple(metadata.failures),
+            domain=metadata.domain,
         )
 
 

@@ -11,7 +11,7 @@ from shammah.assistant import Assistant
 from shammah.assistant.views import AdapterComparison, AnswerComparison
 from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
-from shammah.errors import AdapterError, ModelError, ModelNotFoundError
+from shammah.errors import AdapterError, ModelError, ModelNotFoundError, UsageError
 from shammah.repl import wording
 from shammah.repl.adapter_commands import ANSWERS
 from shammah.repl.options import merge_options, whole_number
@@ -135,6 +135,21 @@ def rename(options: Namespace) -> int:
     with open_workspace(options) as workspace:
         adapter = workspace.library.rename(options.old, options.new)
     return _done(options, f"{options.old} is now {adapter.name}.", adapter.name)
+
+
+def domain(options: Namespace) -> int:
+    if options.domain is not None and options.clear:
+        raise UsageError("Give a domain or --clear, not both.")
+    with open_workspace(options) as workspace:
+        if options.domain is not None or options.clear:
+            adapter = workspace.library.set_domain(options.name, options.domain)
+        else:
+            adapter = workspace.library.get(options.name)
+    if options.json:
+        emit({"adapter": adapter.name, "domain": adapter.require_metadata().domain})
+    else:
+        say(wording.domain_set(adapter))
+    return 0
 
 
 def delete(options: Namespace) -> int:

@@ -130,6 +130,8 @@ def answer_record(text: str, handle: AnswerHandle) -> dict[str, Any]:
         "question": text,
         "answer": answer.text,
         "adapter": answer.adapter,
+        "domain": handle.route.domain if handle.route else None,
+        "similarity": round(handle.route.similarity, 4) if handle.route else None,
         "tokens": answer.tokens,
         "seconds": round(answer.seconds, 4),
         "prompt_tokens": answer.prompt_tokens,

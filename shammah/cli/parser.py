@@ -121,6 +121,9 @@ def _train(commands: Any) -> None:
         help="run it here and wait for its end, or wait for the one that is queued or running; "
         "without this the next chat runs it",
     )
+    now.add_argument(
+        "--domain", metavar="NAME", help="what its adapter is for, instead of training.domain"
+    )
     _action(actions, "plan", "what the next job would do", "train:plan")
     _action(actions, "cancel", "end the running job; its lessons stay", "train:cancel")
     _action(actions, "queue", "list all jobs", "train:queue")
@@ -180,6 +183,10 @@ def _adapters(commands: Any) -> None:
     rename = _action(actions, "rename", "give it another name", "adapters:rename")
     rename.add_argument("old")
     rename.add_argument("new")
+    domain = _action(actions, "domain", "show or set what it is for", "adapters:domain")
+    domain.add_argument("name")
+    domain.add_argument("domain", nargs="?", help="such as rust or sql")
+    domain.add_argument("--clear", action="store_true", help="it is for no domain")
     delete = _action(actions, "delete", "remove it (not the active one)", "adapters:delete")
     delete.add_argument("name")
     prune = _action(actions, "prune", "remove the worst of too many", "adapters:prune")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shammah.assistant import Assistant, Notice
 from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
-from shammah.errors import TrainingError
+from shammah.errors import TrainingError, UsageError
 from shammah.repl import wording
 from shammah.repl.text import columns, pairs
 from shammah.repl.toolbar import training_progress
@@ -25,10 +25,13 @@ LOOK_SECONDS = 0.2
 
 
 def now(options: Namespace) -> int:
+    domain = _domain(options.domain)
     if options.wait:
-        return asyncio.run(_run_here(options, lambda trainer: trainer.request("now", join=True)))
+        return asyncio.run(
+            _run_here(options, lambda trainer: trainer.request("now", join=True, domain=domain))
+        )
     with open_workspace(options) as workspace:
-        job = workspace.queue.enqueue(workspace.settings, reason="now")
+        job = workspace.queue.enqueue(workspace.settings, reason="now", domain=domain)
     return _report(options, job, "The next chat runs it, or `shammah train now --wait`.")
 
 
@@ -149,6 +152,22 @@ async def _watch(trainer: Trainer, job: Job) -> Job:
     if live:
         sys.stderr.write("\r\x1b[K")
     return await waiting
+
+
+def _domain(given: str | None) -> str | None:
+    """What `--domain` says.
+
+    Raises:
+        UsageError: it is no name for a domain.
+    """
+    if given is None:
+        return None
+    from shammah.settings import domain_name
+
+    try:
+        return domain_name(given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _assistant(options: Namespace) -> Assistant:

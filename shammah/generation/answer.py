@@ -56,13 +56,14 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A question to the engine's thread; with a `state` it is answered aside, by that adapter."""
+    """A question to the engine's thread; with a `state` it is answered by that adapter."""
 
     conversation: Conversation
     params: GenerationParams
     listener: Listener
     stopped: threading.Event
     state: AdapterState | None = None
+    """What to answer with; None: what is active when decoding begins."""
 
 
 class AnswerStream(AsyncIterator[str]):

@@ -33,7 +33,8 @@ ASIDE = -1
 class Engine:
     """Answers one conversation at a time; further ones wait their turn.
 
-    An answer uses the adapter that was active when its decoding began, to its end.
+    An answer uses the adapter that was active when its decoding began, or one that was prepared
+    for it, to its end.
 
     Args:
         base: the model; the engine has it for itself until `close`.
@@ -50,11 +51,17 @@ class Engine:
         self._decoder = TokenDecoder(base, self._adaptable)
         self._activating = threading.Lock()
         self._active = self._adaptable.prepare(None, None, 0)
+        self._last = 0
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._current: Request | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="shammah-decode", daemon=True)
         self._thread.start()
+
+    @property
+    def active(self) -> AdapterState:
+        """The adapter state that the next answer will use, unless it is asked for with another."""
+        return self._active
 
     @property
     def active_name(self) -> str | None:
@@ -72,18 +79,43 @@ class Engine:
         It is made ready beside the one in use; an answer that has begun keeps its own.
 
         Returns:
-            The generation: one more with every call.
+            The generation: one more with every call of this or of `prepare`.
 
         Raises:
             AdapterInvalidError: it does not fit the model; the one in use stays.
         """
         with self._activating:
-            state = self._adaptable.prepare(weights, name, self._active.generation + 1)
-            self._active = state
-            return state.generation
+            self._active = self._prepared(weights, name)
+            return self._active.generation
 
-    def stream(self, conversation: Conversation, params: GenerationParams) -> AnswerStream:
+    def prepare(self, weights: Weights | None, name: str | None) -> AdapterState:
+        """An adapter for single answers (`stream(..., state=...)`); the active one stays.
+
+        It has a generation of its own, so that the prefix cache never mixes two adapters.
+
+        Raises:
+            AdapterInvalidError: it does not fit the model.
+        """
+        with self._activating:
+            return self._prepared(weights, name)
+
+    def _prepared(self, weights: Weights | None, name: str | None) -> AdapterState:
+        state = self._adaptable.prepare(weights, name, self._last + 1)
+        self._last = state.generation
+        return state
+
+    def stream(
+        self,
+        conversation: Conversation,
+        params: GenerationParams,
+        *,
+        state: AdapterState | None = None,
+    ) -> AnswerStream:
         """Ask, from within an event loop; decoding begins at once or after the answers before it.
+
+        Args:
+            state: the adapter to answer with, from `prepare` or `active`; None takes the one that
+                is active when decoding begins.
 
         The iteration raises:
             ContextTooLongError: the prompt alone fills the context.
@@ -92,7 +124,7 @@ class Engine:
         """
         stopped = threading.Event()
         stream = AnswerStream(stopped)
-        self._ask(Request(conversation, params, stream.listener, stopped))
+        self._ask(Request(conversation, params, stream.listener, stopped, state))
         return stream
 
     def generate(
@@ -104,14 +136,14 @@ class Engine:
         """The whole answer; raises what the iteration of `stream` does.
 
         Args:
-            state: answer aside, with what `prepare` gave: neither the adapter in use nor the
+            state: answer with it; with what `prepare_aside` gave neither the adapter in use nor the
                 prefix cache of the others' conversation is touched. None is the one in use.
         """
         listener = FutureListener()
         self._ask(Request(conversation, params, listener, threading.Event(), state))
         return listener.future.result()
 
-    def prepare(self, weights: Weights | None, name: str | None) -> AdapterState:
+    def prepare_aside(self, weights: Weights | None, name: str | None) -> AdapterState:
         """An adapter, or with None the base model, made ready for `generate` without its being
         activated.
 
@@ -177,7 +209,7 @@ class Engine:
             limit=min(params.max_tokens, room),
             stop_tokens=self.renderer.stop_tokens,
             stopped=request.stopped.is_set,
-            aside=request.state is not None,
+            aside=state.generation == ASIDE,
         )
         text = _AnswerText(self.renderer, request)
         count = 0

@@ -12,6 +12,7 @@ trained, and for one row it is faster: torch's bf16 product with a [896 x 4864] 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -130,6 +131,19 @@ class AdaptableModel:
             a.detach().to(weight.device, dtype, copy=True).contiguous(),
             scaled.t().to(weight.device, dtype).contiguous(),
         )
+
+
+def without_adapter(module: Any) -> Any:
+    """The same part of a model with layers of its own that read no adapter slot.
+
+    Its tensors are those of the original; only the small objects around them are copied. So it can
+    be used by another thread while the original computes.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    copied = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    for layer in copied.modules():
+        layer.__dict__.pop("forward", None)
+    return copied
 
 
 def _adapted_forward(module: Any, slot: AdapterSlot, index: int) -> Callable[[Tensor], Tensor]:

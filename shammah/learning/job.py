@@ -88,6 +88,9 @@ class JobSpec(Record):
     """Earlier lessons that are taught anew together with the job's own."""
     replay: tuple[Lesson, ...] = ()
     parent: ParentSpec | None = None
+    routing: Literal["off", "domain"] = "off"
+    """With `domain`, a domain has adapters of its own: each job of a domain goes on from the newest
+    of them, replays their lessons alone, and its adapter is not made active."""
     prepared: bool = False
     """True once base model, parent and replay are settled: from then on the file never changes, so
     that a resumed job goes on exactly as it began."""
@@ -98,6 +101,11 @@ class JobSpec(Record):
     def taught(self) -> tuple[Lesson, ...]:
         """All lessons that are trained on."""
         return (*self.standing, *self.lessons)
+
+    @property
+    def routed_domain(self) -> str | None:
+        """The domain whose questions the adapter will answer beside the active one."""
+        return (self.training.domain or None) if self.routing == "domain" else None
 
     def write(self, folder: Path) -> None:
         """Write `job.json`, whole or not at all.

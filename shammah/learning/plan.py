@@ -13,7 +13,7 @@ from shammah.feedback.buffer import LessonBuffer
 from shammah.learning.contradictions import settle
 from shammah.learning.lessons import lessons_from
 from shammah.learning.material import kept_out, questions
-from shammah.learning.preparation import replay_lessons
+from shammah.learning.preparation import Line
 from shammah.settings import Settings
 from shammah.training.batches import LessonBatches
 from shammah.training.schedule import most_steps
@@ -44,6 +44,7 @@ class TrainingPlan:
     """
 
     model: str
+    domain: str | None
     lessons: tuple[PlannedLesson, ...]
     waiting: int
     parent: str | None
@@ -73,7 +74,11 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
 
     training = settings.training
     buffered = lessons_from(feedback.buffer())
-    known = replay_lessons(buffered, feedback)
+    path = find_model(settings.model.name).path
+    mark = fingerprint(path) if path is not None else ""
+    domain = training.domain or None
+    line = Line.of(domain if settings.adapters.routing == "domain" else None, library, mark)
+    known = line.replay(buffered, feedback)
     fresh = training.mode == "fresh"
     earlier = known if training.replay > 0 and not fresh else ()
     if fresh and buffered:
@@ -96,9 +101,7 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
                 problem,
             )
         )
-    path = find_model(settings.model.name).path
-    mark = fingerprint(path) if path is not None else ""
-    active = library.active(mark) if mark else None
+    parent = line.newest([]) if not fresh else None
     anchors = 0
     if path is not None and training.replay > 0:
         held = unrelated_anchors(read_anchors(path), [item.query for item in buffered])
@@ -108,9 +111,10 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
     memory = estimate_memory(settings.model) if path is not None else None
     return TrainingPlan(
         model=settings.model.name,
+        domain=domain,
         lessons=tuple(lessons),
         waiting=feedback.state().waiting,
-        parent=None if fresh else active,
+        parent=parent.name if parent else None,
         earlier=len(earlier),
         anchors=anchors,
         replay_share=training.replay if earlier or anchors else 0.0,

@@ -7,6 +7,7 @@ training starts from, which earlier lessons are replayed. Knows no processes.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from shammah.adapters.library import Adapter, AdapterLibrary
@@ -48,7 +49,8 @@ def prepare(
         return None
     fingerprint = _fingerprint(spec.model)
     notes: list[str] = []
-    parent = _parent(spec, library, fingerprint, notes)
+    line = Line.of(spec.routed_domain, library, fingerprint)
+    parent = None if spec.training.mode == "fresh" else line.newest(notes)
     if (
         spec.prepared
         and _same(spec.lessons, lessons)
@@ -57,7 +59,7 @@ def prepare(
     ):
         return spec
     clear(job.folder)
-    earlier = replay_lessons(lessons, feedback)
+    earlier = line.replay(lessons, feedback)
     replays = spec.training.replay > 0 and spec.training.mode != "fresh"
     (job.folder / RESULT).unlink(missing_ok=True)
     if parent is not None:
@@ -95,21 +97,59 @@ def _fingerprint(model: ModelSettings) -> str:
     return fingerprint(path)
 
 
-def _parent(
-    spec: JobSpec, library: AdapterLibrary, fingerprint: str, notes: list[str]
-) -> Adapter | None:
-    if spec.training.mode == "fresh":
-        return None
-    name = library.active(fingerprint)
-    if name is None:
-        return None
-    try:
-        adapter = library.get(name)
-        adapter.require_metadata()
-    except AdapterError as error:
-        notes.append(f"Training starts from the base model: {error.message}")
-        return None
-    return adapter
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The adapters that a job goes on from: those of its domain where questions are routed, else
+    the active one with all that was ever learned."""
+
+    library: AdapterLibrary
+    active: str | None
+    domain: str | None
+    members: tuple[Adapter, ...]
+
+    @classmethod
+    def of(cls, domain: str | None, library: AdapterLibrary, fingerprint: str) -> Line:
+        """The line of a domain (None: that of no domain) on a base model.
+
+        Raises:
+            StorageError: the library cannot be read.
+        """
+        if domain is None:
+            return cls(library, library.active(fingerprint), None, ())
+        members = tuple(
+            adapter
+            for adapter in library.list()
+            if adapter.problem is None
+            and adapter.metadata is not None
+            and adapter.metadata.domain == domain
+            and adapter.metadata.base_fingerprint == fingerprint
+        )
+        return cls(library, None, domain, members)
+
+    def newest(self, notes: list[str]) -> Adapter | None:
+        """The adapter to train on from; None is the base model. `notes` are added to."""
+        if self.domain is not None:
+            sound = (one for one in self.members if not one.require_metadata().failures)
+            return next(sound, None)
+        if self.active is None:
+            return None
+        try:
+            adapter = self.library.get(self.active)
+            adapter.require_metadata()
+        except AdapterError as error:
+            notes.append(f"Training starts from the base model: {error.message}")
+            return None
+        return adapter
+
+    def replay(self, lessons: tuple[Lesson, ...], feedback: LessonBuffer) -> tuple[Lesson, ...]:
+        """The earlier lessons to replay beside new ones."""
+        earlier = replay_lessons(lessons, feedback)
+        if self.domain is None:
+            return earlier
+        taught = {
+            lesson.feedback_id for one in self.members for lesson in one.require_metadata().lessons
+        }
+        return tuple(lesson for lesson in earlier if lesson.feedback_id in taught)
 
 
 def _parent_spec(parent: Adapter | None) -> ParentSpec | None:

@@ -18,9 +18,18 @@ from shammah.learning.queue import Job
 
 
 def publish(
-    job: Job, spec: JobSpec, result: Complete, library: AdapterLibrary, *, activate: bool
+    job: Job,
+    spec: JobSpec,
+    result: Complete,
+    library: AdapterLibrary,
+    *,
+    activate: bool,
+    domain: str | None = None,
 ) -> Adapter:
     """Publish the weights of a job folder, and make them the active adapter of their base model.
+
+    Args:
+        domain: what the adapter is for.
 
     Raises:
         StorageError: the disk is full or the library cannot be written; the job folder is as it
@@ -29,13 +38,13 @@ def publish(
     """
     adapter = _published(result, library)
     if adapter is None:
-        adapter = library.publish(job.folder / result.weights, metadata(spec, result))
+        adapter = library.publish(job.folder / result.weights, metadata(spec, result, domain))
     if activate and library.active(result.fingerprint) != adapter.name:
         library.activate(result.fingerprint, adapter.name)
     return adapter
 
 
-def metadata(spec: JobSpec, result: Complete) -> AdapterMetadata:
+def metadata(spec: JobSpec, result: Complete, domain: str | None = None) -> AdapterMetadata:
     """What is to be known about the adapter of a job. The library fills in its name."""
     learned = set(result.learned)
     return AdapterMetadata(
@@ -45,6 +54,7 @@ def metadata(spec: JobSpec, result: Complete) -> AdapterMetadata:
         base_fingerprint=result.fingerprint,
         lora=LoraConfigRecord(**result.lora.model_dump(mode="json", exclude={"frozen"})),
         parent=spec.parent.name if spec.parent else None,
+        domain=domain,
         lessons=[
             LessonRecord(
                 feedback_id=lesson.feedback_id,
@@ -105,15 +115,26 @@ def _behaviour(result: Complete) -> dict[str, float]:
     }
 
 
-def completed_text(spec: JobSpec, result: Complete, name: str, *, active: bool) -> str:
-    """The message that says what training achieved."""
+def completed_text(
+    spec: JobSpec, result: Complete, name: str, *, active: bool, domain: str | None
+) -> str:
+    """The message that says what training achieved. `domain` is what the adapter was given."""
     learned = len(result.learned)
     replayed = f" and {result.replayed} earlier ones" if result.replayed else ""
+    fitting = f"{name}, for {domain}" if domain else name
+    if spec.routed_domain is not None:
+        how = (
+            f" (not used yet: /adapters domain {name} {spec.routed_domain})"
+            if domain is None
+            else ": questions like its lessons go to it"
+        )
+    else:
+        how = "" if active else f" (not active: /adapters load {name})"
     lines = [
         "✓ Background training completed!",
         f"  Examples trained: {result.examples}{replayed}   Final loss: {result.final_loss:.4f}",
         f"  Lessons learned: {learned} of {len(result.outcomes)}",
-        f"  Adapter: {name}" + ("" if active else f" (not active: /adapters load {name})"),
+        f"  Adapter: {fitting}{how}",
     ]
     queries = {lesson.feedback_id: lesson.query for lesson in spec.taught}
     for outcome in result.outcomes:

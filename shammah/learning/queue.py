@@ -82,15 +82,20 @@ class JobQueue:
 
     # --- putting in -------------------------------------------------------------------------
 
-    def enqueue(self, settings: Settings, *, reason: str) -> Job:
+    def enqueue(self, settings: Settings, *, reason: str, domain: str | None = None) -> Job:
         """Queue one job with every lesson of the buffer, which is empty after.
 
         A job that was interrupted goes back into the queue before it, so that no lesson waits
         behind newer ones. With an empty buffer the job that is already on its way is returned.
 
+        Args:
+            domain: what its adapter is for; None leaves it to `training.domain`.
+
         Raises:
-            TrainingError: there is nothing to train on.
+            TrainingError: there is nothing to train on, or the job that is on its way is for
+                another domain.
         """
+        settings = _with_domain(settings, domain)
         fingerprint = _fingerprint(settings)
         with self._database.write() as session:
             requeued = self._requeue_interrupted(session)
@@ -106,7 +111,7 @@ class JobQueue:
                 ).first()
             )
             if row is not None:
-                return self._job(row)
+                return self.check_domain(self._job(row), domain)
             waiting = self._feedback.state(session=session).waiting
         raise TrainingError(
             "There is nothing to train on: the buffer is empty.",
@@ -144,7 +149,7 @@ class JobQueue:
         Raises:
             TrainingError: there is no lesson, or another job is on its way.
         """
-        training = settings.training.model_copy(update={"mode": "fresh"})
+        training = settings.training.model_copy(update={"mode": "fresh", "domain": ""})
         fresh = settings.model_copy(update={"training": training})
         fingerprint = _fingerprint(settings)
         with self._database.write() as session:
@@ -160,6 +165,22 @@ class JobQueue:
             if not lessons:
                 raise TrainingError("There is no lesson to train on.")
             return self._insert(session, lessons, fresh, fingerprint, "rebuild", again=True)
+
+    def check_domain(self, job: Job, domain: str | None) -> Job:
+        """The job, if that is what it is for.
+
+        Raises:
+            TrainingError: it is for something else.
+        """
+        if domain is not None:
+            other = JobSpec.read(job.folder).training.domain
+            if other != domain:
+                raise TrainingError(
+                    f"Training job {job.id} is {job.status} already, for "
+                    f"{other or 'no domain'}, not for {domain}.",
+                    hint=f"When it is done, `/adapters domain NAME {domain}` says what it is for.",
+                )
+        return job
 
     def requeue(self, job_id: int) -> Job:
         """Put an interrupted job back into the queue; it goes on from its checkpoint.
@@ -331,6 +352,7 @@ class JobQueue:
             fingerprint=fingerprint or None,
             lora=settings.lora,
             training=settings.training,
+            routing=settings.adapters.routing,
             lessons=lessons_from(taken),
         ).write(job.folder)
         return job
@@ -394,6 +416,13 @@ class JobQueue:
             final_loss=row.final_loss,
             learned=row.learned,
         )
+
+
+def _with_domain(settings: Settings, domain: str | None) -> Settings:
+    if domain is None:
+        return settings
+    training = settings.training.model_copy(update={"domain": domain})
+    return settings.model_copy(update={"training": training})
 
 
 def _fingerprint(settings: Settings) -> str:

@@ -128,18 +128,23 @@ class Trainer:
         """What training is doing now, in this process or another."""
         return self._status
 
-    async def request(self, reason: str = "now", *, join: bool = False) -> Job:
+    async def request(
+        self, reason: str = "now", *, join: bool = False, domain: str | None = None
+    ) -> Job:
         """Queue one job with all lessons of the buffer (see `JobQueue.enqueue`).
 
         Args:
             join: if a job is queued or running already, return that one and queue nothing.
+            domain: what its adapter is for; None leaves it to the settings.
 
         Raises:
-            TrainingError: there is nothing to train on.
+            TrainingError: there is nothing to train on, or the other job is for another domain.
         """
         if join and (job := await asyncio.to_thread(self.queue.current)) is not None:
-            return job
-        job = await asyncio.to_thread(self.queue.enqueue, self._settings(), reason=reason)
+            return await asyncio.to_thread(self.queue.check_domain, job, domain)
+        job = await asyncio.to_thread(
+            self.queue.enqueue, self._settings(), reason=reason, domain=domain
+        )
         self._poke()
         return job
 
@@ -387,10 +392,13 @@ class Trainer:
         self._set_state("publishing", job)
         mode = self._settings().adapters.activate
         refused = mode == "gate" and result.gate is not None and not result.gate.passed
-        activate = mode != "never" and not refused
+        routed = spec.routed_domain is not None
+        activate = mode != "never" and not refused and not routed
+        # With its domain it would answer at once.
+        domain = None if routed and mode == "never" else spec.training.domain or None
         try:
             adapter = await asyncio.to_thread(
-                publish, job, spec, result, self._library, activate=activate
+                publish, job, spec, result, self._library, activate=activate, domain=domain
             )
             await asyncio.to_thread(
                 self.queue.finish, job.id, adapter.name, result, set_aside=refused
@@ -417,7 +425,10 @@ class Trainer:
         if refused:
             self._on_notice("warning", refused_text(result, adapter.name))
         else:
-            self._on_notice("success", completed_text(spec, result, adapter.name, active=activate))
+            self._on_notice(
+                "success",
+                completed_text(spec, result, adapter.name, active=activate, domain=domain),
+            )
         await self.prune()
 
     async def prune(self) -> None:

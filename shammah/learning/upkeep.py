@@ -77,7 +77,14 @@ class Upkeep:
 
     def _held(self, fingerprint: str, adapters: Sequence[Adapter]) -> set[str]:
         parents = {item.name: _known(item).parents for item in adapters}
-        roots = {self.library.active(fingerprint), adapters[0].name, *self._started_from()}
+        # Of each domain the newest one answers, where questions are routed.
+        of_domains = {domain: a.name for a in reversed(adapters) if (domain := _known(a).domain)}
+        roots = {
+            self.library.active(fingerprint),
+            adapters[0].name,
+            *of_domains.values(),
+            *self._started_from(),
+        }
         lineages = with_ancestors([name for name in roots if name is not None], parents)
         before = self.library.previous(fingerprint)
         return {*lineages, *self.library.pinned(), *([before] if before is not None else [])}

@@ -83,7 +83,7 @@ def load_base_model(settings: ModelSettings, on_progress: Progress | None = None
     check_folder(path)
     if on_progress is not None:
         on_progress(f"loading {settings.name}")
-    with _quiet_transformers():
+    with quiet_transformers():
         config = _read_config(path)
         tensors = stored_tensors(weight_files(path))
         stored = checkpoint_dtype(tensors)
@@ -125,7 +125,7 @@ def load_shape(name: str) -> ModelShape:
 
     path = locate(name)
     check_folder(path)
-    with _quiet_transformers(), torch.device("meta"):
+    with quiet_transformers(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(_read_config(path), trust_remote_code=False)
     return model_shape(name, fingerprint(path), model)
 
@@ -140,7 +140,7 @@ def estimate_memory(settings: ModelSettings) -> MemoryEstimate:
 
     path = locate(settings.name)
     check_folder(path)
-    with _quiet_transformers():
+    with quiet_transformers():
         config = _read_config(path)
     tensors = stored_tensors(weight_files(path))
     parameters = sum(tensor.parameters for tensor in tensors)
@@ -251,7 +251,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Transformers' messages go to our log, and its progress bars nowhere."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers

@@ -117,6 +117,18 @@ async def _rename(chat: Chat, words: Sequence[str]) -> None:
     chat.say(f"{old} is now {adapter.name}.")
 
 
+async def _domain(chat: Chat, words: Sequence[str]) -> None:
+    if not 1 <= len(words) <= 2:
+        raise UsageError("Write /adapters domain NAME [DOMAIN|--clear]")
+    library = (await chat.assistant.workspace()).library
+    if len(words) == 1:
+        adapter = await asyncio.to_thread(library.get, words[0])
+    else:
+        domain = None if words[1] == "--clear" else words[1]
+        adapter = await asyncio.to_thread(library.set_domain, words[0], domain)
+    chat.say(wording.domain_set(adapter))
+
+
 async def _delete(chat: Chat, words: Sequence[str]) -> None:
     (name,) = _exactly(words, "delete NAME")
     workspace = await chat.assistant.workspace()
@@ -168,6 +180,7 @@ SUBCOMMANDS: dict[str, Callable[[Chat, Sequence[str]], Awaitable[None]]] = {
     "rebuild": _rebuild,
     "without": _without,
     "rename": _rename,
+    "domain": _domain,
     "delete": _delete,
     "prune": _prune,
     "rollback": _rollback,

@@ -46,7 +46,7 @@ Ctrl-C stops an answer or clears the line, Ctrl-D leaves. /help NAME tells more 
 def _adapters(words: Sequence[str], paths: Paths) -> Iterable[str]:
     if not words:
         return ADAPTER_SUBCOMMANDS
-    if words[0] in ("load", "show", "rename", "delete", "export") and len(words) == 1:
+    if words[0] in ("load", "show", "rename", "domain", "delete", "export") and len(words) == 1:
         return adapter_names(paths)
     if words[0] == "compare":
         taken = [word for word in words[1:] if not word.startswith("--")]
@@ -62,6 +62,8 @@ def _adapters(words: Sequence[str], paths: Paths) -> Iterable[str]:
         return () if words[-1] == "--keep" else ("--keep", "--dry-run")
     if words[0] == "merge":
         return _merging(words, paths)
+    if words[0] == "domain":
+        return ("--clear",) if len(words) == 2 else ()
     if words[0] == "export":
         return (FILES, "--with-lessons")
     return (FILES,) if words[0] == "import" else ()
@@ -74,6 +76,12 @@ def _merging(words: Sequence[str], paths: Paths) -> Iterable[str]:
         return ()
     options = ("--weights", "--method", "--rank", "--density", "--name", "--activate")
     return [*(name for name in adapter_names(paths) if name not in words), *options]
+
+
+def _train(words: Sequence[str], paths: Paths) -> Iterable[str]:
+    if not words:
+        return TRAIN_SUBCOMMANDS
+    return ("--domain",) if words == ["now"] else ()
 
 
 def _feedback(words: Sequence[str], paths: Paths) -> Iterable[str]:
@@ -188,17 +196,19 @@ _LIST = (
         "[status|now|plan|cancel|queue|resume]",
         "training in the background",
         "status   what is running\n"
-        "now      trains what the buffer holds, without waiting for the threshold\n"
+        "now      trains what the buffer holds, without waiting for the threshold; "
+        "--domain NAME says what the adapter is for\n"
         "plan     what the next job would do: lessons, replay, steps, time and memory\n"
         "cancel   ends the running job; its lessons go back to the buffer\n"
         "queue    all jobs\n"
         "resume   goes on with a job that was interrupted",
         train,
-        _words(*TRAIN_SUBCOMMANDS),
+        _train,
     ),
     Command(
         "/adapters",
-        "[list|load|unload|show|compare|merge|rebuild|without|rename|delete|prune|rollback|export|import]",
+        "[list|load|unload|show|compare|merge|rebuild|without|rename|domain|delete|prune|rollback|"
+        "export|import]",
         "what was learned",
         "list                  every adapter, the active one marked\n"
         "load NAME             the next answer uses it; remembered across restarts\n"
@@ -216,6 +226,7 @@ _LIST = (
         "without NAME ROUND    takes one round out of an adapter trained with training.mode delta; "
         "--activate\n"
         "rename OLD NEW        gives it another name\n"
+        "domain NAME [DOMAIN]  what it is for, such as rust; --clear takes that back\n"
         "delete NAME           removes it; not the active one\n"
         "prune                 removes the worst of too many; --keep N instead of\n"
         "                      adapters.max_kept, --dry-run only says which\n"

@@ -17,6 +17,7 @@ from shammah.assistant import Assistant, Notice, Status
 from shammah.assistant.answers import AnswerHandle
 from shammah.errors import ShammahError
 from shammah.paths import Paths
+from shammah.repl import wording
 from shammah.repl.commands import COMMANDS
 from shammah.repl.editor import edit
 from shammah.repl.registry import Chat, Command, find
@@ -234,6 +235,8 @@ class Session:
             self._answering = None
             answer = handle.answer
             view.finish(cut=handle.stopped)
+        if answer is not None and handle.route is not None:
+            self._note(wording.routed(handle.route), "dim")
         if answer is not None and answer.stop_reason == "length":
             limit = f"The answer reached generation.max_tokens ({answer.tokens}) and ends here."
             self._note(limit, "dim")

@@ -32,7 +32,7 @@ def toolbar(status: Status, *, answering: bool = False, waiting: int = 0) -> str
     # What matters least goes first where the terminal is too narrow for all.
     parts = [
         (3, _model(status)),
-        (2, f"adapter {short_name(status.adapter)}" if status.adapter else "no adapter"),
+        (2, _adapter(status)),
         (4, f"buffer {status.buffer_label}" if status.buffer_label else ""),
         (5, f"{spinner()} {training}" if training else ""),
         (6, f"{spinner()} answering, Ctrl-C stops" if answering else ""),
@@ -84,6 +84,13 @@ def _model(status: Status) -> str:
     if status.model_state == "failed":
         return f"{status.model}: not loaded"
     return status.model
+
+
+def _adapter(status: Status) -> str:
+    """The active adapter, and the one that answered in its place."""
+    shown = f"adapter {short_name(status.adapter)}" if status.adapter else "no adapter"
+    route = status.route
+    return f"{shown}, {route.domain}: {short_name(route.adapter)}" if route else shown
 
 
 def _joined(parts: list[tuple[int, str]]) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-from shammah.errors import TrainingError
+from shammah.errors import TrainingError, UsageError
 from shammah.repl import text, wording
-from shammah.repl.registry import Chat, choose
+from shammah.repl.registry import Chat, choose, words_of
+from shammah.settings import domain_name
 
 SUBCOMMANDS = ("status", "now", "plan", "cancel", "queue", "resume")
 
 
 async def train(chat: Chat, argument: str) -> None:
-    word, _ = choose("/train", argument, SUBCOMMANDS, "status")
+    word, rest = choose("/train", argument, SUBCOMMANDS, "status")
     workspace = await chat.assistant.workspace()
     if word == "status":
         status = chat.assistant.status.training
@@ -31,7 +32,7 @@ async def train(chat: Chat, argument: str) -> None:
         planned = await asyncio.to_thread(workspace.plan)
         chat.say(wording.plan(planned, coloured=chat.screen.coloured))
     elif word == "now":
-        chat.say(wording.queued(await chat.assistant.train_now()))
+        chat.say(wording.queued(await chat.assistant.train_now(_domain(rest))))
     elif word == "resume":
         held = await asyncio.to_thread(workspace.queue.resumable)
         if held is None:
@@ -44,3 +45,20 @@ async def train(chat: Chat, argument: str) -> None:
         job = await trainer.cancel()
         if not ran_here:  # The trainer says so itself of a job it ran.
             chat.say(f"Training job {job.id} is {job.status}.")
+
+
+def _domain(rest: str) -> str | None:
+    """What `--domain NAME` says.
+
+    Raises:
+        UsageError: there is something else, or no name for a domain.
+    """
+    words = words_of(rest)
+    if not words:
+        return None
+    if len(words) != 2 or words[0] != "--domain":
+        raise UsageError("Write /train now [--domain NAME]")
+    try:
+        return domain_name(words[1])
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -14,6 +14,7 @@ from shammah.repl import text
 from shammah.repl.text import duration, one_line, size, unicode_output
 
 if TYPE_CHECKING:
+    from shammah.adapters.domains import Route
     from shammah.adapters.library import Adapter
     from shammah.adapters.metadata import AdapterMetadata, MergeRecord
     from shammah.adapters.pruning import Removal
@@ -173,13 +174,16 @@ def taken_back(rows: Sequence[Feedback]) -> str:
 
 
 def adapters_table(rows: Sequence[AdapterInfo], *, coloured: bool) -> str:
-    """One line for each; the active one is marked."""
+    """One line for each; the active one is marked. Domains are shown where there are some."""
+    some = any(row.domain for row in rows)
+    domain = ("domain",) if some else ()
     return text.table(
-        ["", "adapter", "made", "lessons", "rank", "size", "loss", ""],
+        ["", "adapter", *domain, "made", "lessons", "rank", "size", "loss", ""],
         [
             (
                 "*" if row.active else "",
                 row.name,
+                *([row.domain or "-"] if some else []),
                 when(row.created_at) if row.created_at else "-",
                 f"{'?' if row.learned is None else row.learned}/{row.lessons}",
                 row.rank if row.rank is not None else "-",
@@ -190,8 +194,8 @@ def adapters_table(rows: Sequence[AdapterInfo], *, coloured: bool) -> str:
             for row in rows
         ],
         coloured=coloured,
-        right=(3, 4, 5, 6),
-        whole=(1, 3, 4, 5, 6),
+        right=tuple(range(3 + some, 7 + some)),
+        whole=(1, *range(3 + some, 7 + some)),
     )
 
 
@@ -277,6 +281,7 @@ def _record(record: AdapterRecord | None) -> dict[str, str]:
         f"{record.ratings[rating]} {rating}" for rating in MARKS if rating in record.ratings
     )
     rows = {
+        "domain": info.domain or "none",
         "made": when(info.created_at) if info.created_at else "-",
         "lessons learned": f"{info.learned} of {info.lessons}"
         if info.learned is not None
@@ -314,6 +319,7 @@ def adapter_details(adapter: Adapter, *, coloured: bool) -> str:
                  f"{', '.join(about.lora.target_modules)}"),
         *_origin(about),
         *_rounds(about),
+        ("domain", about.domain or "none"),
     ]  # fmt: skip
     lines += [(name.replace("_", " "), f"{value:g}") for name, value in about.metrics.items()]
     lines += [("failed", failure) for failure in about.failures]
@@ -409,6 +415,24 @@ def inexact(adapter: Adapter) -> str | None:
     )
 
 
+def routed(route: Route) -> str:
+    """Under an answer that another than the active adapter gave."""
+    return f"{route.domain}: answered by {route.adapter}"
+
+
+def domain_set(adapter: Adapter) -> str:
+    """What `adapters domain` did or found."""
+    about = adapter.require_metadata()
+    if about.domain is None:
+        return f"{adapter.name} is for no domain."
+    said = f"{adapter.name} is for {about.domain}."
+    if not about.lessons:
+        said += " It has no lessons to compare questions with, so none is routed to it."
+    elif about.failures:
+        said += " It failed its checks, so no question is routed to it."
+    return said
+
+
 def jobs_table(jobs: Sequence[Job], *, coloured: bool) -> str:
     """One line for each job."""
     return text.table(
@@ -483,6 +507,7 @@ def plan(what: TrainingPlan, *, coloured: bool) -> str:
     ]
     facts: list[tuple[str, object]] = [
         ("base model", what.model),
+        ("domain", what.domain or "none"),
         ("goes on from", what.parent or "the base model"),
         (
             "replayed",
