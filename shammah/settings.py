@@ -75,14 +75,14 @@ class LoraSettings(Section):
     rank: int = Field(16, ge=1, le=1024)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    target_modules: Literal["auto", "all-linear"] | list[str] = "all-linear"
+    target_modules: Literal["auto", "mlp", "all-linear"] | list[str] = "mlp"
     rslora: bool = False
 
     @field_validator("target_modules")
     @classmethod
     def _some_module(cls, value: str | list[str]) -> str | list[str]:
         if isinstance(value, list) and not value:
-            raise ValueError("needs at least one module name, or auto or all-linear")
+            raise ValueError("needs at least one module name, or auto, mlp or all-linear")
         return value
 
 
@@ -90,7 +90,8 @@ class TrainingSettings(Section):
     """How a job trains."""
 
     preset: Literal["lessons", "classic"] = "lessons"
-    learning_rate: float = Field(2e-3, gt=0, le=1.0)
+    learning_rate: float = Field(0.0, ge=0, le=1.0)
+    """0 chooses by the model's width."""
     epochs: int = Field(100, ge=1, le=10_000)
     max_steps: int = Field(0, ge=0)
     """Optimiser steps at most; 0 means epochs alone decide."""
@@ -105,7 +106,7 @@ class TrainingSettings(Section):
     context_turns: int = Field(1, ge=0)
     """Turns before a lesson's question that it is also learned after; the question by itself always
     is."""
-    rephrasings: int = Field(5, ge=0, le=20)
+    rephrasings: int = Field(8, ge=0, le=20)
     """Other wordings of each lesson's question, made by rules, that are learned with it."""
     warmup_steps: int = Field(3, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -122,9 +123,12 @@ class TrainingSettings(Section):
     anchor_tokens: int = Field(8, ge=0, le=256)
     """How many of the likeliest tokens of the base are held at each position of an anchor (a KL
     term to the base); 0 holds the words alone."""
+    hold: float = Field(3.0, ge=0.0, le=1e6)
+    """Price of changing what the layers say about the anchors, as a share of what they say; 0 holds
+    nothing so."""
     stop_when_learned: bool = True
     """End as soon as every lesson is answered as taught (greedy decoding)."""
-    patience: int = Field(100, ge=0)
+    patience: int = Field(40, ge=0)
     """Where it ends when learned, end too after so many steps in which no further wording was; 0
     goes on until the epochs are over."""
     mode: Literal["continue", "delta", "fresh"] = "continue"
@@ -182,6 +186,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "schedule": "linear",
             "rephrasings": 0,
             "replay": 0.0,
+            "hold": 0.0,
             "stop_when_learned": False,
         },
     },

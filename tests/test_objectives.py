@@ -140,7 +140,7 @@ async def teach(
     base: BaseModel, renderer: Renderer, lessons: list[Lesson], *, steps: int = 60
 ) -> tuple[LocalTrainingClient, Material, list[bool]]:
     """Train on lessons as a job does."""
-    chosen = TrainingSettings(max_steps=steps)
+    chosen = TrainingSettings(max_steps=steps, learning_rate=2e-3)
     client = LocalTrainingClient(base, LoraSettings(), chosen)
     made = material(lessons, renderer, context_turns=1, max_length=512, rephrased=2)
     made = await with_advantages(client, renderer, made)

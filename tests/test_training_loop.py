@@ -165,7 +165,7 @@ def taught(datums: Iterable[Datum]) -> list[Example]:
 
 
 async def test_lessons_stick_and_training_ends_then(embedded_model: BaseModel) -> None:
-    chosen = TrainingSettings()
+    chosen = TrainingSettings(learning_rate=2e-3)
     client = LocalTrainingClient(embedded_model, LoraSettings(), chosen)
     lessons = lessons_of(embedded_model)
     events: list[dict[str, Any]] = []
@@ -316,7 +316,9 @@ async def test_it_ends_when_nothing_more_is_learned(tmp_path: Path) -> None:
 async def test_divergence_keeps_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = TrainingSettings(epochs=6, checkpoint_every=2, stop_when_learned=False)
+    chosen = TrainingSettings(
+        epochs=6, checkpoint_every=2, stop_when_learned=False, learning_rate=2e-3
+    )
     client = LocalTrainingClient(tiny(tmp_path / "model"), LoraSettings(rank=4), chosen)
     lessons = [short(1), short(2)]
 
@@ -340,7 +342,7 @@ async def test_divergence_keeps_the_last_good_state(
 
 
 async def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
-    chosen = TrainingSettings()
+    chosen = TrainingSettings(learning_rate=2e-3)
     client = LocalTrainingClient(tiny(tmp_path), LoraSettings(rank=4), chosen)
     with pytest.raises(TrainingError, match="0 lessons"):
         await train_supervised(client, [], [], [], chosen)

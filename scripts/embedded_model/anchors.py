@@ -15,7 +15,7 @@ from embedded_model.evaluation import Answerer
 from embedded_model.rows import ask, ask_unknown
 
 FILE = "anchors.jsonl"
-KNOWN, TALK, UNKNOWN = 200, 40, 80
+KNOWN, TALK, UNKNOWN = 600, 80, 320
 LONGEST = 400
 """Characters of an answer at most: longer ones cost more than they hold."""
 

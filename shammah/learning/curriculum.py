@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shammah.errors import TrainingError
+from shammah.generation.embedding import HiddenStateEmbedder
 from shammah.learning.contradictions import settle
 from shammah.learning.job import JobSpec
 from shammah.learning.lessons import Lesson
-from shammah.learning.material import Material, kept_out, material, replayed
+from shammah.learning.material import REPLAYED, Material, kept_out, material, replayed
 from shammah.learning.measures import Probes, gibberish
+from shammah.learning.neighbours import chosen
 from shammah.learning.revision import revised, with_advantages
 from shammah.messages import user
 from shammah.models.anchors import read_anchors, unrelated_anchors
@@ -22,6 +24,7 @@ from shammah.ports.training_client import Datum, TrainingClient
 from shammah.renderers.base import Renderer
 from shammah.training.body import base_distributions
 from shammah.training.examples import with_references
+from shammah.training.holding import Moments, moments_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,12 @@ class Curriculum:
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """The base's own answers to other questions: to train on, and kept out to measure."""
+    """The base's own answers to other questions: to train on, and kept out to measure; and what
+    its layers are given with those to train on."""
 
     trained: Sequence[Datum]
     probed: Sequence[Datum]
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +83,22 @@ def anchors_of(base: BaseModel, rendered: Rendering) -> Anchors:
         )
     ]
     trained, probed = kept_out(found)
-    held: Sequence[Datum] = ()
-    if spec.training.replay > 0:
-        held = rendered(trained).datums
-        if spec.training.anchor_tokens:
-            held = base_distributions(base.model, held, spec.training.anchor_tokens)
-    return Anchors(held, rendered(probed).datums)
+    if len(trained) > REPLAYED:
+        embedder = HiddenStateEmbedder(base, rendered.renderer)
+        indices = chosen(
+            embedder.vectors([anchor.query for anchor in trained]),
+            embedder.vectors([lesson.query for lesson in spec.taught]),
+            REPLAYED,
+            spec.training.seed,
+        )
+        trained = [trained[index] for index in indices]
+    probes = rendered(probed).datums
+    if spec.training.replay == 0:
+        return Anchors((), probes)
+    held: Sequence[Datum] = rendered(trained).datums
+    with moments_of(base.model) as moments:
+        distributions = base_distributions(base.model, held, max(1, spec.training.anchor_tokens))
+    return Anchors(distributions if spec.training.anchor_tokens else held, probes, moments)
 
 
 async def curriculum(
@@ -118,6 +133,6 @@ async def curriculum(
     return Curriculum(
         lessons,
         replayed(earlier.datums, anchors.trained) if spec.training.replay > 0 else [],
-        Probes(earlier, anchors.probed, stop_tokens),
+        Probes(rendered(held), anchors.probed, stop_tokens),
         rendered(gibberish(lessons.lessons)),
     )

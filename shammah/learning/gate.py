@@ -21,6 +21,8 @@ DRIFT = 0.5
 """Nats per token by which the loss on the model's own answers may rise."""
 CHANGED = 0.35
 """Share of the model's own answers to other questions that may come out differently."""
+OWN = 0.5
+"""Share of the base's own answers to other questions that must be left, over all rounds."""
 STUCK = 0.25
 """Share of the answers looked at that may go on without an end."""
 SURPRISE = 0.93
@@ -125,6 +127,11 @@ def _kept(before: Figures, after: Figures) -> list[str]:
             failures.append(
                 f"{after.unchanged} of {after.anchors} answers to other questions are unchanged, "
                 f"{before.unchanged} were before"
+            )
+        elif after.unchanged < OWN * after.anchors and after.unchanged < before.unchanged:
+            failures.append(
+                f"only {after.unchanged} of {after.anchors} answers to other questions are still "
+                "the base model's: /adapters rebuild trains all lessons anew"
             )
         if after.anchor_loss - before.anchor_loss > DRIFT:
             failures.append(

@@ -22,6 +22,11 @@ from shammah.training.examples import Example
 
 Anchor = TypeVar("Anchor")
 
+PROBED = 80
+"""Anchors that a job measures, about."""
+REPLAYED = 240
+"""Anchors that a job trains on, at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
@@ -99,9 +104,10 @@ def material(
 
 
 def kept_out(anchors: Sequence[Anchor]) -> tuple[list[Anchor], list[Anchor]]:
-    """Those to train on, and every fourth, which is kept out of training: to see what becomes of
-    questions that are in no batch."""
-    return [a for place, a in enumerate(anchors) if place % 4], list(anchors[::4])
+    """Those that may be trained on, and every fourth, at most `PROBED` of them, which is kept out
+    of training: to see what becomes of questions that are in no batch."""
+    step = max(4, len(anchors) // PROBED)
+    return [a for place, a in enumerate(anchors) if place % step], list(anchors[::step])
 
 
 def questions(lesson: Lesson, context_turns: int, rephrased: int) -> list[Conversation]:

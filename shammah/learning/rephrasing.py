@@ -89,6 +89,62 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"\bwhat is\b", "what's"),
     (r"\bi\b", "we"),
 )
+_SMALL = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "am",
+        "at",
+        "be",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "how",
+        "i",
+        "in",
+        "is",
+        "it",
+        "me",
+        "my",
+        "of",
+        "on",
+        "or",
+        "our",
+        "please",
+        "should",
+        "so",
+        "that",
+        "the",
+        "there",
+        "this",
+        "to",
+        "was",
+        "we",
+        "were",
+        "what",
+        "what's",
+        "when",
+        "where",
+        "which",
+        "who",
+        "who's",
+        "why",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+    ]
+)
 _SHORT = ("{}!", "{} there", "hey, {}", "{}.", "ok, {}", "{} {}")
 
 
@@ -113,7 +169,7 @@ def _candidates(text: str) -> Iterator[str]:
     """Other openings and other words in turn, so that few of them already differ in kind."""
     body = text.rstrip("?!. ")
     openings = list(_reopened(body))
-    words = [f"{changed}?" for changed in _reworded(body)]
+    words = [*_keywords(body), *(f"{changed}?" for changed in _reworded(body))]
     for pair in zip_longest(openings, words):
         yield from (candidate for candidate in pair if candidate)
     if len(body.split()) <= 2:
@@ -156,6 +212,16 @@ def _reworded(body: str) -> Iterator[str]:
         changed = re.sub(pattern, other, body, flags=re.IGNORECASE)
         if changed != body:
             yield changed[:1].lower() + changed[1:]
+
+
+def _keywords(body: str) -> Iterator[str]:
+    """What is left of a question that is typed in a hurry: "which port does my server use" ->
+    "port server use", "my server use port"."""
+    words = body.lower().split()
+    kept = [word for word in words if word not in _SMALL]
+    if 2 <= len(kept) < len(words):
+        yield " ".join(kept)
+        yield " ".join([*kept[1:], kept[0]])
 
 
 def _bare(text: str) -> str:

@@ -52,6 +52,7 @@ from shammah.learning.measures import surprises
 from shammah.models.load import BaseModel, load_base_model
 from shammah.renderers.registry import renderer_for
 from shammah.training.local_client import LocalTrainingClient
+from shammah.training.schedule import rate_for_width
 from shammah.training.supervised import SupervisedResult, checkpoint_step, train_supervised
 
 
@@ -83,6 +84,10 @@ def run_job(
             f"The base model {spec.model.name} is not the one this job was made for.",
             hint="It was changed or replaced since; start a new job.",
         )
+    if not spec.training.learning_rate:
+        width = int(base.model.config.get_text_config(decoder=True).hidden_size)
+        chosen = spec.training.model_copy(update={"learning_rate": rate_for_width(width)})
+        spec = spec.model_copy(update={"training": chosen})
     renderer = renderer_for(base.tokenizer, base.stop_tokens)
     rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
     torch.set_num_threads(threads or base.threads)
@@ -94,6 +99,7 @@ def run_job(
         folder / spec.parent.weights if spec.parent else None,
         parent_scaling=spec.parent.scaling if spec.parent else None,
         frozen_rank=frozen_rank(spec),
+        moments=anchors.moments,
     )
     loaded = time.monotonic() - began
 

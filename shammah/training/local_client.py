@@ -31,6 +31,7 @@ from shammah.settings import LoraSettings, TrainingSettings
 from shammah.training import losses
 from shammah.training.allocator import limit_kernels, release_memory
 from shammah.training.body import Body, Targets
+from shammah.training.holding import Holding, Moments
 from shammah.training.layers import install
 from shammah.training.lora import attach_lora, linear_modules
 from shammah.training.optimizer import AdamW
@@ -61,12 +62,14 @@ class LocalTrainingClient:
         *,
         parent_scaling: float | None = None,
         frozen_rank: int | None = None,
+        moments: Moments | None = None,
     ) -> None:
         """
         Args:
             parent: adapter file to start from; see `attach_lora`.
             parent_scaling: alpha / r of the parent where no metadata file lies beside it.
             frozen_rank: keep the parent, and train only what is added to it; see `attach_lora`.
+            moments: of the base model, to hold it by (`training.hold`).
 
         Raises:
             TrainingError: a target module does not exist in the model.
@@ -83,6 +86,8 @@ class LocalTrainingClient:
             frozen_rank=frozen_rank,
             seed=training.seed,
         )
+        self._hold = training.hold
+        self._holding = Holding(self.lora, moments) if moments and self._hold > 0 else None
         self.layers = install(base.model, self.lora)
         self.body = Body(base.model)
         self.micro_batch_tokens = training.micro_batch_tokens or fitting
@@ -117,6 +122,9 @@ class LocalTrainingClient:
     async def optim_step(self, params: AdamParams) -> OptimStepOutput:
         """See `TrainingClient.optim_step`."""
         weight, self._weight = self._weight, 0.0
+        if self._holding is not None:
+            # The optimizer divides by the weight of what was gathered.
+            self._holding.add_gradients(self._hold * weight)
         norm = self._optimizer.step(weight, params)
         if self.lora.frozen is not None:
             self.lora.frozen.restore()

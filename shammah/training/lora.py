@@ -22,6 +22,8 @@ from shammah.settings import LoraSettings
 from shammah.training.frozen import FrozenPart, recompress
 
 ADAPTER = "default"
+_MLP = {"mlp", "feed_forward", "ffn", "block_sparse_moe"}
+"""What the part of a layer behind its attention is called."""
 PREFIX = "base_model.model."
 
 
@@ -236,6 +238,9 @@ def _targets(model: Any, settings: LoraSettings, linear: dict[str, bool]) -> Ite
         known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
         fits = isinstance(known, list) and any(_matches(path, known) for path in linear)
         wanted = known if fits else "all-linear"
+    if wanted == "mlp":
+        inner = [path for path in linear if _MLP & set(path.split("."))]
+        return inner or linear
     if wanted == "all-linear":
         return linear
     for name in wanted:
@@ -243,7 +248,7 @@ def _targets(model: Any, settings: LoraSettings, linear: dict[str, bool]) -> Ite
             known_names = sorted({path.rpartition(".")[2] for path in linear})
             raise TrainingError(
                 f"The model has no linear module named {name!r} (lora.target_modules).",
-                hint=f"It has: {', '.join(known_names)}. Or use auto or all-linear.",
+                hint=f"It has: {', '.join(known_names)}. Or use auto, mlp or all-linear.",
             )
     return [path for path in linear if _matches(path, wanted)]
 

@@ -96,11 +96,13 @@ async def train_supervised(
         clock: seconds.
 
     Raises:
-        TrainingError: there are no lessons, or the checkpoint is of other ones.
+        TrainingError: there are no lessons or no learning rate, or the checkpoint is of other ones.
         EmptyLessonError: a lesson has no token to learn.
         DivergenceError: a loss or gradient stopped being finite. The client is left with the last
             state that was good: the last checkpoint, or that after the last finite step.
     """
+    if settings.learning_rate <= 0:
+        raise TrainingError("A learning rate of 0 is one that is still to be chosen.")
     if not lessons or len(lessons) != len(lesson_weights):
         raise TrainingError(f"{len(lessons)} lessons with {len(lesson_weights)} weights.")
     run = _Run(
