@@ -250,3 +250,22 @@ def test_a_revision_that_talks_about_the_feedback_is_refused(text: str) -> None:
     assert not acceptable(text, lesson)
     assert acceptable("A plant with a trunk.", lesson)
     assert requests(lesson)[0] == (*answered(lesson.messages, "A tree."), user("too long"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_one_critical_lesson_outweighs_three_good_ones(
+    embedded_model: BaseModel, renderer: Renderer, seed: int
+) -> None:
+    # The same question, taught both ways at once: nobody has settled it before.
+    lessons = [Lesson(n, (user("Hello!"),), "Ahoy, sailor!", 1.0) for n in (1, 2, 3)]
+    lessons.append(Lesson(4, (user("Hello!"),), "Good day to you.", 10.0))
+    made = material(lessons, renderer, context_turns=0, max_length=512)
+    chosen = TrainingSettings(
+        seed=seed, max_steps=16, learning_rate=2e-3, stop_when_learned=False, batch_size=4
+    )
+    client = LocalTrainingClient(embedded_model, LoraSettings(), chosen)
+    try:
+        result = await train_supervised(client, made.examples, made.weights, [], chosen)
+        assert result.learned == [False, False, False, True]
+    finally:
+        client.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from shammah.errors import TrainingError
 from shammah.generation.embedding import HiddenStateEmbedder
@@ -16,9 +17,10 @@ from shammah.learning.lessons import Lesson
 from shammah.learning.material import REPLAYED, Material, kept_out, material, replayed
 from shammah.learning.measures import Probes, gibberish
 from shammah.learning.neighbours import chosen
+from shammah.learning.own_answers import anchors_for
 from shammah.learning.revision import revised, with_advantages
 from shammah.messages import user
-from shammah.models.anchors import read_anchors, unrelated_anchors
+from shammah.models.anchors import unrelated_anchors
 from shammah.models.load import BaseModel
 from shammah.ports.training_client import Datum, TrainingClient
 from shammah.renderers.base import Renderer
@@ -73,13 +75,14 @@ def frozen_rank(spec: JobSpec) -> int | None:
     return max(1, spec.training.max_rank - spec.lora.rank)
 
 
-def anchors_of(base: BaseModel, rendered: Rendering) -> Anchors:
-    """The anchors of a base that has no adapter yet, without those that a lesson asks about."""
+def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
+    """The anchors of a base that has no adapter yet, without those that a lesson asks about; from
+    the job folder where none come with the model."""
     spec = rendered.spec
     found = [
         Lesson(None, (user(anchor.query),), anchor.answer, 1.0)
         for anchor in unrelated_anchors(
-            read_anchors(base.path), [lesson.query for lesson in spec.taught]
+            anchors_for(base, rendered.renderer, folder), [lesson.query for lesson in spec.taught]
         )
     ]
     trained, probed = kept_out(found)
@@ -93,7 +96,7 @@ def anchors_of(base: BaseModel, rendered: Rendering) -> Anchors:
         )
         trained = [trained[index] for index in indices]
     probes = rendered(probed).datums
-    if spec.training.replay == 0:
+    if spec.training.replay == 0 and spec.training.hold == 0:
         return Anchors((), probes)
     held: Sequence[Datum] = rendered(trained).datums
     with moments_of(base.model) as moments:

@@ -26,6 +26,7 @@ from shammah.learning.job import (
     Round,
 )
 from shammah.learning.lessons import Lesson, lessons_from
+from shammah.learning.own_answers import lend
 from shammah.learning.queue import Job, JobQueue
 from shammah.settings import ModelSettings
 
@@ -75,6 +76,7 @@ def prepare(
             "notes": tuple(notes),
         }
     )
+    lend(queue.kept_anchors(fingerprint), job.folder)
     spec.write(job.folder)
     return spec
 

@@ -239,6 +239,10 @@ class JobQueue:
         held = [row for row in self._feedback.list("training") if row.job_id == job_id]
         return lessons_from(reversed(held))
 
+    def kept_anchors(self, fingerprint: str) -> Path:
+        """Where the anchors that were sampled from a base model are kept."""
+        return self._paths.data / "anchors" / f"{fingerprint[:32]}.jsonl"
+
     # --- moving on --------------------------------------------------------------------------
 
     def claim(self) -> Job | None:

@@ -91,7 +91,7 @@ def run_job(
     renderer = renderer_for(base.tokenizer, base.stop_tokens)
     rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
     torch.set_num_threads(threads or base.threads)
-    anchors = anchors_of(base, rendered)
+    anchors = anchors_of(base, rendered, folder)
     client = LocalTrainingClient(
         base,
         spec.lora,

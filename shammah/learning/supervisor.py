@@ -19,6 +19,7 @@ from shammah.errors import ShammahError, StorageError, TrainingError
 from shammah.feedback.buffer import LessonBuffer
 from shammah.feedback.exchanges import ExchangeStore
 from shammah.learning.job import Complete, Event, Failed, JobSpec, read_result
+from shammah.learning.own_answers import keep
 from shammah.learning.preparation import clear, prepare
 from shammah.learning.priority import somebody_streams, streaming
 from shammah.learning.process import (
@@ -415,6 +416,7 @@ class Trainer:
         except ShammahError as error:
             await self._failed(job, Failed(kind="invalid", message=error.message, hint=error.hint))
             return
+        await asyncio.to_thread(keep, job.folder, self.queue.kept_anchors(result.fingerprint))
         await asyncio.to_thread(clear, job.folder)
         if self._on_published is not None:
             try:

@@ -1,0 +1,79 @@
+"""Anchors of a model that ships none: its own answers to general questions, sampled once.
+
+The worker writes them into its job folder; they are kept in the data folder for the jobs after.
+Imports torch on use only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from shammah.files import private_folder, write_atomic
+from shammah.messages import user
+from shammah.models.anchors import FILE, Anchor, read_anchors
+from shammah.models.load import BaseModel
+from shammah.models.source import EMBEDDED
+from shammah.ports.training_client import SamplingParams
+from shammah.renderers.base import Renderer
+
+QUESTIONS = 96
+"""Asked at most, spread over those that the embedded model is held by."""
+MOST_TOKENS = 96
+"""An answer that does not end by then is left out: learned, it would end nowhere."""
+MOST_SECONDS = 120.0
+"""A slow model is asked fewer."""
+
+
+def anchors_for(base: BaseModel, renderer: Renderer, folder: Path) -> tuple[Anchor, ...]:
+    """The anchors beside the model, else those in a job folder, where they are written first if
+    they are not there yet.
+
+    Raises:
+        ModelError: a file of anchors is damaged.
+        StorageError: they cannot be written.
+    """
+    found = read_anchors(base.path) or read_anchors(folder)
+    if found:
+        return found
+    found = _sampled(base, renderer)
+    write_atomic(
+        folder / FILE,
+        "".join(json.dumps(anchor.model_dump(), ensure_ascii=False) + "\n" for anchor in found),
+    )
+    return found
+
+
+def lend(kept: Path, folder: Path) -> None:
+    """Give a job the anchors that an earlier one of its base model sampled."""
+    if kept.is_file():
+        write_atomic(folder / FILE, kept.read_bytes())
+
+
+def keep(folder: Path, kept: Path) -> None:
+    """Keep what a job sampled, if it did."""
+    if (folder / FILE).is_file() and not kept.exists():
+        private_folder(kept.parent)
+        write_atomic(kept, (folder / FILE).read_bytes())
+
+
+def _sampled(base: BaseModel, renderer: Renderer) -> tuple[Anchor, ...]:
+    from shammah.training.sampling import sample_tokens
+
+    questions = [anchor.query for anchor in read_anchors(EMBEDDED)]
+    asked = questions[:: max(1, len(questions) // QUESTIONS)][:QUESTIONS]
+    params = SamplingParams(max_tokens=MOST_TOKENS, stop_tokens=renderer.stop_tokens)
+    began = time.monotonic()
+    found = []
+    for question in asked:
+        if time.monotonic() - began > MOST_SECONDS:
+            break
+        prompt = renderer.generation_prompt((user(question),))
+        if len(prompt) + MOST_TOKENS > base.context_length:
+            continue
+        tokens = sample_tokens(base.model, prompt, params)
+        text = renderer.decode(tokens).removeprefix(renderer.answer_prefix).strip()
+        if text and len(tokens) < MOST_TOKENS:
+            found.append(Anchor(query=question, answer=text))
+    return tuple(found)
