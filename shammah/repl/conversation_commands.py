@@ -10,7 +10,7 @@ from typing import Any
 from shammah.errors import UsageError
 from shammah.repl import text
 from shammah.repl.registry import Chat, number_of
-from shammah.repl.wording import when
+from shammah.repl.text import when
 
 SHOWN = 10
 
