@@ -48,7 +48,7 @@ def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
 
     # Both were asked their lessons: the adapter answers as taught, the base model otherwise.
     answers = found["answers"]
-    assert answers["asked"] == answers["lessons"] == 3
+    assert answers["asked"] == answers["lessons"] == 4
     pairs = {pair["question"]: pair for pair in answers["differing"]}
     for row in (LESSONS[0], LESSONS[2]):
         pair = pairs[row["query"]]

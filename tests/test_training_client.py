@@ -308,7 +308,7 @@ async def test_adapter_files_and_the_memory_estimate(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "a.safetensors")
     assert tensors.keys() == client.lora.named_parameters().keys()
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o600
-    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    name = "base_model.model.model.layers.0.mlp.gate_proj.lora_A.weight"
     assert tensors[name].shape == (4, 32) and tensors[name].dtype == torch.float32
 
 

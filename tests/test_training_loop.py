@@ -229,6 +229,7 @@ async def run(
             "epochs": 4,
             "batch_size": 6,
             "checkpoint_every": 2,
+            "learning_rate": 1e-3,
             "stop_when_learned": False,
             "micro_batch_tokens": 24,
             **changes,
