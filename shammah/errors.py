@@ -112,6 +112,62 @@ class EmbeddingError(PortError):
     port = "EmbeddingClient"
 
 
+class SamplingError(PortError):
+    """Raised when tokens cannot be sampled or their log-probabilities computed."""
+
+    exit_code = 4
+    port = "SamplingClient"
+
+
+class LLMError(PortError):
+    """Raised when a chat model does not answer."""
+
+    exit_code = 4
+    port = "LLMClient"
+
+
+class DatasetError(PortError):
+    """Raised when rows cannot be read."""
+
+    exit_code = 2
+    port = "DatasetStore"
+
+
+class BlobError(PortError):
+    """Raised when bytes cannot be read or written."""
+
+    exit_code = 3
+    port = "BlobStore"
+
+
+class HubError(PortError):
+    """Raised when a model hub does not give or take what it was asked for."""
+
+    exit_code = 4
+    port = "HubClient"
+
+
+class VectorStoreError(PortError):
+    """Raised when vectors cannot be stored or found."""
+
+    exit_code = 3
+    port = "VectorStore"
+
+
+class MetricsError(PortError):
+    """Raised when metrics cannot be recorded or read."""
+
+    exit_code = 3
+    port = "MetricsStore"
+
+
+class RegistryError(PortError):
+    """Raised when a model is not registered, or cannot be."""
+
+    exit_code = 4
+    port = "ModelRegistry"
+
+
 class TrainingError(ShammahError, RuntimeError):
     """Raised when a training job cannot start or does not finish."""
 

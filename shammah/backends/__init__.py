@@ -1,0 +1,1 @@
+"""Implementations of ports that speak to someone else's system, one file each."""

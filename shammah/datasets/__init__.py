@@ -1,0 +1,1 @@
+"""Data sets: loaded, streamed, and made into messages."""
