@@ -160,8 +160,12 @@ class AdaptersSettings(Section):
     """Whether a question that is near to the lessons of an adapter with a domain goes to it."""
     routing_threshold: float = Field(0.5, ge=0.0, le=1.0)
     """How near, as a cosine."""
+    scope: Literal["lessons", "all"] = "lessons"
+    """Which questions the active adapter answers: those near to its lessons, or all of them."""
+    scope_threshold: float = Field(0.6, ge=0.0, le=1.0)
+    """How near, as a cosine."""
     embedding: str = Field("base", min_length=1)
-    """What measures that: the base model's own hidden states, or a sentence encoder."""
+    """What measures nearness: the base model's own hidden states, or a sentence encoder."""
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from typing import Protocol
 from lessons import Taught
 from program import Correction, Program
 
+from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.adapters.weights import LoraWeights, load_checked
+from shammah.assistant.scope import ActiveScope
 from shammah.generation.engine import Engine
 from shammah.generation.params import GenerationParams
 from shammah.messages import Conversation, assistant, system, user
 from shammah.models.load import load_base_model
 from shammah.renderers.registry import renderer_for
-from shammah.settings import ModelSettings, Settings
+from shammah.settings import AdaptersSettings, ModelSettings, Settings
 
 LONGEST = 160
 """Tokens of an answer at most."""
@@ -34,16 +37,36 @@ class Chat:
         self.renderer = renderer_for(self.base.tokenizer, self.base.stop_tokens)
         self.before: Conversation = ()
         self._engine = Engine(self.base, self.renderer)
+        self._scope: ActiveScope | None = None
+        self._adapters = AdaptersSettings()
 
     def use(self, weights: LoraWeights | None) -> None:
-        """Answer with this adapter from now on; None is the base model."""
+        """Answer every question with these weights from now on; None is the base model."""
+        self._scope = None
         self._engine.activate(weights, "taught" if weights else None)
 
+    def follow(self, adapter: Adapter | None, library: AdapterLibrary, settings: Settings) -> None:
+        """Answer as the program does that has this adapter in use, within its scope."""
+        if adapter is None:
+            self.use(None)
+            return
+        weights = load_checked(adapter.path, adapter.require_metadata(), self.base.shape)
+        self._engine.activate(weights, adapter.name)
+        self._adapters = settings.adapters
+        folder = library.folder.parent / "embeddings" / "scope"
+        self._scope = ActiveScope(self.base, self._engine, library, folder, print)
+
     def answers(self, questions: Sequence[str]) -> list[str]:
-        return [
-            self._engine.generate((*self.before, user(question)), GREEDY).text.strip()
-            for question in questions
-        ]
+        return [self._answer(question) for question in questions]
+
+    def _answer(self, question: str) -> str:
+        state = self._engine.active
+        if self._scope is not None:
+            near = asyncio.run(self._scope.nearness(question, self._adapters))
+            if near is not None and near < self._adapters.scope_threshold:
+                state = self._engine.bare
+        asked = (*self.before, user(question))
+        return self._engine.generate(asked, GREEDY, state).text.strip()
 
     def close(self) -> None:
         self._engine.close()
@@ -71,6 +94,7 @@ class Jobs:
 
     def __init__(self, chat: Chat, settings: Settings, threads: int) -> None:
         self._chat = chat
+        self._settings = settings
         self._program = Program(settings, threads)
 
     def learn(self, lessons: Sequence[Taught]) -> Training:
@@ -83,9 +107,7 @@ class Jobs:
         )
         base = self._chat.base
         adapter = self._program.active(base.fingerprint)
-        self._chat.use(
-            load_checked(adapter.path, adapter.require_metadata(), base.shape) if adapter else None
-        )
+        self._chat.follow(adapter, self._program.library, self._settings)
         return Training(result.steps, seconds, result.gate.failures if result.gate else ())
 
     def close(self) -> None:

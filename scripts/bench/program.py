@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shammah.adapters.library import Adapter
+from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.assistant.workspace import Workspace
 from shammah.errors import TrainingError
 from shammah.feedback.records import Draft
@@ -86,6 +86,10 @@ class Program:
         work.queue.finish(job.id, adapter.name, result, set_aside=refused)
         clear(job.folder)
         return result, seconds
+
+    @property
+    def library(self) -> AdapterLibrary:
+        return self._workspace.library
 
     def active(self, fingerprint: str) -> Adapter | None:
         """The adapter that the user's next question is answered with."""

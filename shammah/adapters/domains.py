@@ -7,22 +7,17 @@ lessons, as vectors. Knows descriptions and vectors; no weights, no model, no se
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shammah.adapters.lesson_vectors import LessonVectors
 from shammah.adapters.library import Adapter
 from shammah.adapters.metadata import AdapterMetadata
-from shammah.errors import ShammahError
-from shammah.files import write_atomic
 from shammah.ports.embedding_client import EmbeddingClient
-
-SUFFIX = ".npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +87,7 @@ class DomainRouter:
     """
 
     def __init__(self, embedder: EmbeddingClient, folder: Path) -> None:
-        self._embedder = embedder
-        self._folder = folder
+        self._vectors = LessonVectors(embedder, folder)
         self._known: list[tuple[DomainAdapter, NDArray[np.float32]]] = []
         self._learning = asyncio.Lock()
 
@@ -104,9 +98,10 @@ class DomainRouter:
             EmbeddingError: their lessons cannot be embedded.
         """
         async with self._learning:
-            self._known = [(adapter, await self._vectors(adapter)) for adapter in adapters]
-            wanted = {self._file(adapter) for adapter in adapters}
-            await asyncio.to_thread(self._sweep, wanted)
+            self._known = [
+                (adapter, await self._vectors.of(adapter.questions)) for adapter in adapters
+            ]
+            await self._vectors.keep(adapter.questions for adapter in adapters)
 
     async def candidates(self, question: str, threshold: float) -> list[Route]:
         """The adapters whose lessons are at least that similar to a question, the best first; of
@@ -118,36 +113,13 @@ class DomainRouter:
         known = self._known
         if not known or not question.strip():
             return []
-        (vector,) = await self._embedder.embed([question])
+        (vector,) = await self._vectors.embedder.embed([question])
         routes = [
             Route(adapter.name, adapter.domain, nearness(vector, lessons))
             for adapter, lessons in known
         ]
         near = [route for route in routes if route.similarity >= threshold]
         return sorted(near, key=lambda route: route.similarity, reverse=True)
-
-    async def _vectors(self, adapter: DomainAdapter) -> NDArray[np.float32]:
-        file = self._file(adapter)
-        kept = await asyncio.to_thread(_read, file, len(adapter.questions))
-        if kept is not None:
-            return kept
-        vectors = await self._embedder.embed(adapter.questions)
-        # They can always be made again: a full disk is no reason not to answer.
-        with suppress(ShammahError):
-            await asyncio.to_thread(_write, file, vectors)
-        return vectors
-
-    def _file(self, adapter: DomainAdapter) -> Path:
-        """Named by the embedder and what was embedded, so that it never holds anything else."""
-        asked = "\0".join(adapter.questions)
-        return self._folder / f"{_digest(self._embedder.name)}-{_digest(asked)}{SUFFIX}"
-
-    def _sweep(self, wanted: set[Path]) -> None:
-        """Remove this embedder's vectors of adapters that are no more."""
-        for file in self._folder.glob(f"{_digest(self._embedder.name)}-*{SUFFIX}"):
-            if file not in wanted:
-                with suppress(OSError):
-                    file.unlink()
 
 
 def _line(about: AdapterMetadata, known: dict[str, AdapterMetadata]) -> list[AdapterMetadata]:
@@ -158,28 +130,3 @@ def _line(about: AdapterMetadata, known: dict[str, AdapterMetadata]) -> list[Ada
             break
         line.append(parent)
     return line
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _read(file: Path, count: int) -> NDArray[np.float32] | None:
-    try:
-        vectors = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    sound = vectors.dtype == np.float32 and vectors.ndim == 2 and len(vectors) == count
-    return vectors if sound and np.isfinite(vectors).all() else None
-
-
-def _write(file: Path, vectors: NDArray[np.float32]) -> None:
-    from shammah.files import private_folder
-
-    private_folder(file.parent)
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.save(stream, vectors, allow_pickle=False)
-
-    write_atomic(file, fill)

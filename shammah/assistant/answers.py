@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
+from shammah.assistant.views import Choice
+
 if TYPE_CHECKING:
-    from shammah.adapters.domains import Route
     from shammah.feedback.exchanges import Exchange
     from shammah.generation.answer import Answer, AnswerStream
 
@@ -18,8 +19,8 @@ class AnswerHandle:
     """What `Assistant.ask` returns: iterate for pieces of text, `stop()` to end early.
 
     After the end `answer` holds the engine's figures and `exchange` what was stored (None where
-    the answer was stopped before its first word). `route` says why an adapter answers that is not
-    the active one.
+    the answer was stopped before its first word). `choice` says which adapter
+    answers, and why.
     """
 
     def __init__(self, produce: Callable[[AnswerHandle], AsyncIterator[str]]) -> None:
@@ -28,7 +29,7 @@ class AnswerHandle:
         self.stopped = False
         self.answer: Answer | None = None
         self.exchange: Exchange | None = None
-        self.route: Route | None = None
+        self.choice = Choice()
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self._pieces

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from shammah.assistant.answers import AnswerHandle
 from shammah.assistant.live_model import LiveModel
-from shammah.assistant.views import AnswerComparison, Notice, Status
+from shammah.assistant.views import AnswerComparison, Choice, Notice, Status
 from shammah.errors import FeedbackError, ShammahError, UsageError
 from shammah.messages import Conversation, assistant, system, user
 from shammah.paths import Paths
 from shammah.settings import Settings
 
 if TYPE_CHECKING:
-    from shammah.adapters.domains import Route
     from shammah.adapters.library import Adapter, AdapterLibrary
     from shammah.adapters.merging import MergeOptions
     from shammah.assistant.workspace import Workspace
@@ -87,7 +86,7 @@ class Assistant:
         self._answer_lock = asyncio.Lock()
         self._buffer_label: str | None = None
         self._tokens_per_second: float | None = None
-        self._route: Route | None = None
+        self._choice = Choice()
         self._trimming_said = False
 
     # --- life -------------------------------------------------------------------------------
@@ -144,7 +143,8 @@ class Assistant:
             buffer_label=self._buffer_label,
             training=self._trainer.status() if self._trainer else None,
             tokens_per_second=self._tokens_per_second,
-            route=self._route,
+            route=self._choice.route,
+            outside=self._choice.outside,
         )
 
     # --- asking -----------------------------------------------------------------------------
@@ -197,11 +197,10 @@ class Assistant:
             self._on_change()
             try:
                 async with self._priority():
-                    routed = await self._live.route(
+                    choice = handle.choice = self._choice = await self._live.choose(
                         prompt[-1].content, self.settings.adapters, workspace.library
                     )
-                    handle.route = self._route = routed.route if routed else None
-                    stream = engine.stream(prompt, params, state=routed.state if routed else None)
+                    stream = engine.stream(prompt, params, state=choice.state)
                     handle.attach(stream)
                     async for piece in stream:
                         yield piece
@@ -539,7 +538,7 @@ class Assistant:
             await asyncio.shield(self._loading)
         while True:
             if not self.answering:
-                await self._live.look_at_domains(self.settings.adapters, workspace.library)
+                await self._live.look_at_lessons(self.settings.adapters, workspace.library)
             await asyncio.sleep(WATCH_SECONDS)
             newest = await asyncio.to_thread(workspace.database.data_version)
             if newest != version:

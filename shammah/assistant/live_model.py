@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shammah.assistant.views import Notice
+from shammah.assistant.views import Choice, Notice
 from shammah.errors import AdapterError, ShammahError
 from shammah.settings import AdaptersSettings, LoraSettings, ModelSettings
 
 if TYPE_CHECKING:
     from shammah.adapters.library import Adapter, AdapterLibrary
-    from shammah.assistant.routing import DomainRouting, Routed
+    from shammah.assistant.routing import DomainRouting
+    from shammah.assistant.scope import ActiveScope
     from shammah.generation.engine import Engine
     from shammah.models.describe import ModelDescription
     from shammah.models.load import BaseModel
@@ -47,6 +48,7 @@ class LiveModel:
         self._embeddings = embeddings
         self._fixed_adapter = fixed_adapter
         self._routing: DomainRouting | None = None
+        self._scope: ActiveScope | None = None
         self._swap_lock = asyncio.Lock()
         self._pins = contextlib.ExitStack()
 
@@ -62,7 +64,7 @@ class LiveModel:
         """
         base, engine = await asyncio.to_thread(_load, settings)
         previous, self.base, self.engine = self.engine, base, engine
-        self._routing = None
+        self._routing = self._scope = None
         if previous is not None:
             await asyncio.to_thread(previous.close)
         for note in base.notes:
@@ -97,18 +99,45 @@ class LiveModel:
                 Notice("error", f"{name} was not loaded: {error}\n{answering} goes on answering.")
             )
 
-    async def route(
+    async def choose(
         self, question: str, settings: AdaptersSettings, library: AdapterLibrary
-    ) -> Routed | None:
-        """The adapter whose domain a question belongs to; None leaves it to the active one."""
+    ) -> Choice:
+        """Which adapter answers a question: that of its domain, else the one in use within its
+        scope, else none."""
+        _, engine = self.require()
         routing = self._routing_for(settings, library)
-        return await routing.route(question, settings) if routing is not None else None
+        routed = await routing.route(question, settings) if routing is not None else None
+        if routed is not None:
+            return Choice(routed.state, routed.route)
+        near = await self._scope_for(library).nearness(question, settings)
+        outside = near is not None and near < settings.scope_threshold
+        return Choice(engine.bare if outside else None, None, near, outside)
 
-    async def look_at_domains(self, settings: AdaptersSettings, library: AdapterLibrary) -> None:
+    async def look_at_lessons(self, settings: AdaptersSettings, library: AdapterLibrary) -> None:
         """Read the lessons of new adapters ahead of the question that needs them."""
+        if self.engine is None:
+            return
         routing = self._routing_for(settings, library)
         if routing is not None:
             await routing.look(settings)
+        await self._scope_for(library).look(settings)
+
+    def _scope_for(self, library: AdapterLibrary) -> ActiveScope:
+        if self._scope is None:
+            from shammah.assistant.scope import ActiveScope
+
+            base, engine = self.require()
+            folder = self._embeddings / "scope"
+            self._scope = ActiveScope(base, engine, library, folder, self._from_any_thread())
+        return self._scope
+
+    def _from_any_thread(self) -> Callable[[Notice], None]:
+        loop = asyncio.get_running_loop()
+
+        def tell(notice: Notice) -> None:
+            loop.call_soon_threadsafe(self._on_notice, notice)
+
+        return tell
 
     def _routing_for(
         self, settings: AdaptersSettings, library: AdapterLibrary
@@ -121,12 +150,9 @@ class LiveModel:
         if self._routing is None:
             from shammah.assistant.routing import DomainRouting
 
-            loop = asyncio.get_running_loop()
-
-            def notice(what: Notice) -> None:
-                loop.call_soon_threadsafe(self._on_notice, what)
-
-            self._routing = DomainRouting(base, engine, library, self._embeddings, notice)
+            self._routing = DomainRouting(
+                base, engine, library, self._embeddings, self._from_any_thread()
+            )
         return self._routing
 
     async def use(self, name: str | None, library: AdapterLibrary) -> str | None:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from shammah.adapters.domains import DomainAdapter, DomainRouter, Route, domain_adapters
 from shammah.adapters.weights import load_checked
+from shammah.assistant.embedder import embedder_of
 from shammah.assistant.views import Notice
-from shammah.errors import EmbeddingError, ShammahError
+from shammah.errors import ShammahError
 from shammah.settings import AdaptersSettings
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from shammah.generation.engine import Engine
     from shammah.generation.lora import AdapterState
     from shammah.models.load import BaseModel
-    from shammah.ports.embedding_client import EmbeddingClient
 
 log = logging.getLogger("shammah")
 
@@ -113,7 +113,7 @@ class DomainRouting:
             self._seen = seen
             if self._router is None or self._embedding != settings.embedding:
                 self._router = None
-                embedder = await asyncio.to_thread(self._embedder, settings.embedding)
+                embedder = await asyncio.to_thread(embedder_of, self._base, self._engine, settings)
                 self._router = DomainRouter(embedder, self._folder)
                 self._embedding = settings.embedding
             await self._router.learn(await asyncio.to_thread(self._find, failed))
@@ -154,23 +154,6 @@ class DomainRouting:
         while len(self._ready) > READY:
             self._ready.popitem(last=False)
         return state
-
-    def _embedder(self, name: str) -> EmbeddingClient:
-        if name == "base":
-            from shammah.generation.embedding import HiddenStateEmbedder
-
-            try:
-                return HiddenStateEmbedder(self._base, self._engine.renderer)
-            except Exception as error:
-                log.exception("no embeddings from %s", self._base.name)
-                raise EmbeddingError(
-                    f"{type(error).__name__}: {error}",
-                    backend=f"hidden states of {self._base.name}",
-                    hint="Set adapters.embedding to a sentence encoder.",
-                ) from error
-        from shammah.models.sentence_encoder import SentenceEncoder
-
-        return SentenceEncoder(name, device=self._base.device, threads=self._base.threads)
 
     def _mark(self, name: str) -> object:
         """Another one when the adapter's weights were put right."""

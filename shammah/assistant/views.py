@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from shammah.adapters.differences import AdapterDifference
     from shammah.adapters.domains import Route
     from shammah.adapters.library import Adapter
+    from shammah.generation.lora import AdapterState
     from shammah.learning.supervisor import TrainingStatus
 
 
@@ -19,6 +20,24 @@ class Notice:
 
     kind: Literal["info", "success", "warning", "error"]
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which adapter answers a question, and why.
+
+    Attributes:
+        state: answer with it; None is the adapter in use.
+        route: why another one than that answers.
+        nearness: cosine of the question with the nearest lesson of the adapter in use, where that
+            was looked at.
+        outside: that is too far, and the base model answers.
+    """
+
+    state: AdapterState | None = None
+    route: Route | None = None
+    nearness: float | None = None
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +51,8 @@ class Status:
     training: TrainingStatus | None
     tokens_per_second: float | None
     route: Route | None = None
+    outside: bool = False
+    """The last question was outside the scope of the adapter in use."""
     """Where the last question went, if not to the active adapter."""
 
 

@@ -130,8 +130,11 @@ def answer_record(text: str, handle: AnswerHandle) -> dict[str, Any]:
         "question": text,
         "answer": answer.text,
         "adapter": answer.adapter,
-        "domain": handle.route.domain if handle.route else None,
-        "similarity": round(handle.route.similarity, 4) if handle.route else None,
+        "domain": handle.choice.route.domain if handle.choice.route else None,
+        "similarity": round(handle.choice.route.similarity, 4) if handle.choice.route else None,
+        "nearness": round(handle.choice.nearness, 4)
+        if handle.choice.nearness is not None
+        else None,
         "tokens": answer.tokens,
         "seconds": round(answer.seconds, 4),
         "prompt_tokens": answer.prompt_tokens,

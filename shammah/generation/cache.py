@@ -77,13 +77,16 @@ def new_cache(config: Any) -> Cache:
 
 @dataclass(slots=True)
 class _Kept:
-    generation: int
     tokens: list[int]
     cache: Cache
 
 
+KEPT = 2
+"""Generations whose last conversation is kept: with and without the adapter, in turns."""
+
+
 class PrefixCache:
-    """What the model has read last, for prompts that begin the same.
+    """What the model has read last with each of a few generations, for prompts that begin the same.
 
     Args:
         config: the model's configuration.
@@ -91,15 +94,15 @@ class PrefixCache:
 
     def __init__(self, config: Any) -> None:
         self._config = config
-        self._kept: _Kept | None = None
+        self._kept: dict[int, _Kept] = {}
 
     def take(self, generation: int, tokens: Sequence[int]) -> tuple[Cache, int]:
         """A cache that holds the first n of `tokens`, and n, which is less than their number.
 
         What was kept is taken out: a failure while decoding leaves nothing half-written behind.
         """
-        kept, self._kept = self._kept, None
-        if kept is None or kept.generation != generation:
+        kept = self._kept.pop(generation, None)
+        if kept is None:
             return new_cache(self._config), 0
         shared = min(common_prefix(kept.tokens, tokens), len(tokens) - 1)
         surplus = len(kept.tokens) - shared
@@ -110,11 +113,14 @@ class PrefixCache:
         return kept.cache, shared
 
     def keep(self, generation: int, tokens: list[int], cache: Cache) -> None:
-        """Keep a cache that holds exactly `tokens`."""
-        self._kept = _Kept(generation, tokens, cache)
+        """Keep a cache that holds exactly `tokens`; the generation used longest ago gives way."""
+        self._kept.pop(generation, None)
+        self._kept[generation] = _Kept(tokens, cache)
+        while len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
 
     def clear(self) -> None:
-        self._kept = None
+        self._kept.clear()
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -50,7 +50,7 @@ class Engine:
         self._adaptable = AdaptableModel(base.model)
         self._decoder = TokenDecoder(base, self._adaptable)
         self._activating = threading.Lock()
-        self._active = self._adaptable.prepare(None, None, 0)
+        self._bare = self._active = self._adaptable.prepare(None, None, 0)
         self._last = 0
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._current: Request | None = None
@@ -62,6 +62,11 @@ class Engine:
     def active(self) -> AdapterState:
         """The adapter state that the next answer will use, unless it is asked for with another."""
         return self._active
+
+    @property
+    def bare(self) -> AdapterState:
+        """The base model without any adapter, for single answers."""
+        return self._bare
 
     @property
     def active_name(self) -> str | None:

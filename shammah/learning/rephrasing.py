@@ -85,9 +85,66 @@ _FINITE = re.compile(
 _WORDS: tuple[tuple[str, str], ...] = (
     (r"\bcalled\b", "named"),
     (r"\bmy\b", "our"),
+    (r"\bour\b", "my"),
     (r"\bdoes (the \w+) use\b", r"is used by \1"),
     (r"\bwhat is\b", "what's"),
     (r"\bi\b", "we"),
+)
+# Words that mean about the same to somebody who asks; either may stand for the other.
+_ALIKE: tuple[tuple[str, ...], ...] = (
+    ("documentation", "docs", "manual"),
+    ("folder", "directory"),
+    ("phone", "telephone"),
+    ("favourite", "favorite", "preferred"),
+    ("boss", "manager"),
+    ("colleague", "coworker", "teammate"),
+    ("server", "machine", "host"),
+    ("repository", "repo"),
+    ("database", "db"),
+    ("password", "passphrase"),
+    ("delete", "remove"),
+    ("make", "create"),
+    ("start", "begin", "launch"),
+    ("stop", "quit"),
+    ("run", "execute"),
+    ("fix", "repair"),
+    ("show", "display"),
+    ("get", "fetch"),
+    ("big", "large"),
+    ("quick", "fast"),
+    ("live", "reside"),
+    ("car", "vehicle"),
+    ("wife", "spouse"),
+    ("husband", "spouse"),
+    ("child", "kid"),
+    ("children", "kids"),
+    ("mother", "mum", "mom"),
+    ("father", "dad"),
+    ("doctor", "physician"),
+    ("town", "city"),
+    ("deploy", "ship"),
+    ("deadline", "due date"),
+    ("error", "problem"),
+    ("holiday", "vacation"),
+    ("film", "movie"),
+    ("app", "application"),
+    ("config", "configuration", "settings"),
+    ("dependencies", "packages", "libraries"),
+    ("tests", "test suite"),
+)
+_OTHERS: dict[str, list[str]] = {}
+for _words in _ALIKE:
+    for _word in _words:
+        _OTHERS.setdefault(_word, []).extend(word for word in _words if word != _word)
+# What a subject may stand in, whoever asks.
+_SUBJECTS = (
+    "tell me about {}",
+    "{}?",
+    "what do you know about {}?",
+    "what about {}?",
+    "remind me of {}",
+    "{}, please",
+    "i forgot: {}?",
 )
 _SMALL = frozenset(
     [
@@ -169,9 +226,12 @@ def _candidates(text: str) -> Iterator[str]:
     """Other openings and other words in turn, so that few of them already differ in kind."""
     body = text.rstrip("?!. ")
     openings = list(_reopened(body))
-    words = [*_keywords(body), *(f"{changed}?" for changed in _reworded(body))]
-    for pair in zip_longest(openings, words):
-        yield from (candidate for candidate in pair if candidate)
+    reworded = list(_reworded(body))
+    words = [*_keywords(body), *(f"{changed}?" for changed in reworded)]
+    subjects = list(_about(body))
+    combined = [new for changed in reworded for new in _reopened(changed)][::2]
+    for group in zip_longest(openings, words, subjects, combined):
+        yield from (candidate for candidate in group if candidate)
     if len(body.split()) <= 2:
         yield from (frame.format(body, body.lower()) for frame in _SHORT)
     lower = body[:1].lower() + body[1:]
@@ -208,10 +268,42 @@ def _stated(rest: str) -> str:
 
 
 def _reworded(body: str) -> Iterator[str]:
+    words = body.split()
+    for place, word in enumerate(words):
+        for other in _alike(word.lower()):
+            changed = " ".join([*words[:place], other, *words[place + 1 :]])
+            yield changed[:1].lower() + changed[1:]
     for pattern, other in _WORDS:
         changed = re.sub(pattern, other, body, flags=re.IGNORECASE)
         if changed != body:
             yield changed[:1].lower() + changed[1:]
+
+
+def _alike(word: str) -> list[str]:
+    """Words for the same, and the same word for one or for many."""
+    if word in _SMALL or not word.isalpha():
+        return []
+    if word in _OTHERS:
+        return _OTHERS[word]
+    if word.endswith("s") and not word.endswith("ss") and len(word) > 3:
+        return [word[:-1]]
+    return []
+
+
+def _about(body: str) -> Iterator[str]:
+    """The subject of a question alone, where it is one: a name, or several words that mean
+    something."""
+    words = body.split()
+    kept = [
+        (place, word)
+        for place, word in enumerate(words)
+        if word.lower() not in _SMALL or (word.lower() in ("my", "our") and place + 1 < len(words))
+    ]
+    told = [word for _, word in kept if word.lower() not in ("my", "our", "called", "named")]
+    named = any(place and word[:1].isupper() and len(word) > 1 for place, word in kept)
+    if len(told) >= 2 or (told and (named or len(kept) > len(told))):
+        subject = " ".join(word for _, word in kept if word.lower() not in ("called", "named"))
+        yield from (frame.format(subject) for frame in _SUBJECTS)
 
 
 def _keywords(body: str) -> Iterator[str]:

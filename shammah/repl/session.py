@@ -235,8 +235,8 @@ class Session:
             self._answering = None
             answer = handle.answer
             view.finish(cut=handle.stopped)
-        if answer is not None and handle.route is not None:
-            self._note(wording.routed(handle.route), "dim")
+        if answer is not None and handle.choice.route is not None:
+            self._note(wording.routed(handle.choice.route), "dim")
         if answer is not None and answer.stop_reason == "length":
             limit = f"The answer reached generation.max_tokens ({answer.tokens}) and ends here."
             self._note(limit, "dim")

@@ -87,10 +87,12 @@ def _model(status: Status) -> str:
 
 
 def _adapter(status: Status) -> str:
-    """The active adapter, and the one that answered in its place."""
+    """The active adapter, and what answered in its place."""
     shown = f"adapter {short_name(status.adapter)}" if status.adapter else "no adapter"
     route = status.route
-    return f"{shown}, {route.domain}: {short_name(route.adapter)}" if route else shown
+    if route is not None:
+        return f"{shown}, {route.domain}: {short_name(route.adapter)}"
+    return f"{shown}, base answered" if status.adapter and status.outside else shown
 
 
 def _joined(parts: list[tuple[int, str]]) -> str:
