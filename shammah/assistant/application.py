@@ -198,7 +198,7 @@ class Assistant:
             try:
                 async with self._priority():
                     routed = await self._live.route(
-                        prompt[-1].content, self.settings.adapters, workspace.library
+                        prompt[-1].text, self.settings.adapters, workspace.library
                     )
                     handle.route = self._route = routed.route if routed else None
                     stream = engine.stream(prompt, params, state=routed.state if routed else None)
