@@ -23,13 +23,13 @@ from shammah.errors import AdapterInvalidError, ContextTooLongError, GenerationE
 from shammah.generation.answer import Answer
 from shammah.generation.cache import PrefixCache, common_prefix
 from shammah.generation.decoding import CHUNK
-from shammah.generation.detokenize import Detokenizer, StopTexts
 from shammah.generation.engine import Engine
 from shammah.generation.lora import AdaptableModel
 from shammah.generation.params import GenerationParams
 from shammah.generation.sampling import Sampler, candidates
 from shammah.messages import Conversation, assistant, system, user
 from shammah.models.load import BaseModel, load_base_model
+from shammah.renderers.detokenize import Detokenizer, StopTexts
 from shammah.renderers.registry import renderer_for
 from shammah.settings import GenerationSettings, ModelSettings
 

@@ -80,7 +80,7 @@ def main() -> None:
     if options.show:
         for group, kind, messages, good in tried:
             if not good:
-                said = " | ".join(message.content for message in messages)
+                said = " | ".join(message.text for message in messages)
                 print(f"{group}, {kind}: {said}")
     report(
         "The next answer after a note, as asked",
@@ -90,7 +90,7 @@ def main() -> None:
         json_file=options.json,
         more={
             "answers": [
-                {"group": group, "note": kind, "said": [m.content for m in messages], "good": good}
+                {"group": group, "note": kind, "said": [m.text for m in messages], "good": good}
                 for group, kind, messages, good in tried
             ]
         },

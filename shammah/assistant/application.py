@@ -198,7 +198,7 @@ class Assistant:
             try:
                 async with self._priority():
                     choice = handle.choice = self._choice = await self._live.choose(
-                        prompt[-1].content, self.settings.adapters, workspace.library
+                        prompt[-1].text, self.settings.adapters, workspace.library
                     )
                     stream = engine.stream(prompt, params, state=choice.state)
                     handle.attach(stream)

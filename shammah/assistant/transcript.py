@@ -21,6 +21,6 @@ def write_transcript(conversation: Conversation, path: Path) -> Path:
     if path.suffix == ".json":
         text = json.dumps({"messages": to_dicts(conversation)}, ensure_ascii=False, indent=2) + "\n"
     else:
-        text = "\n".join(f"## {HEADINGS[m.role]}\n\n{m.content}\n" for m in conversation)
+        text = "\n".join(f"## {HEADINGS[m.role]}\n\n{m.text}\n" for m in conversation)
     write_atomic(path, text)
     return path

@@ -42,7 +42,7 @@ class Exchange:
     @property
     def query(self) -> str:
         """What the user asked."""
-        return self.messages[-1].content
+        return self.messages[-1].text
 
 
 class ExchangeStore:
@@ -142,7 +142,12 @@ def storable_messages(messages: Conversation) -> Conversation:
     """
     if not messages or messages[-1].role != "user":
         raise FeedbackError("A prompt ends with a message of the user; this one does not.")
-    return tuple(Message(message.role, storable(message.content)) for message in messages)
+    return tuple(map(_storable, messages))
+
+
+def _storable(message: Message) -> Message:
+    text = storable(message.text)
+    return message if text == message.text else message.with_text(text)
 
 
 _EXCHANGE = TypeAdapter(Exchange)

@@ -71,7 +71,7 @@ class Feedback:
     @property
     def query(self) -> str:
         """What the user asked."""
-        return self.messages[-1].content
+        return self.messages[-1].text
 
 
 @dataclass(frozen=True, slots=True)

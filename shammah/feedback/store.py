@@ -358,7 +358,7 @@ def _text(text: str | None) -> str | None:
 
 
 def _secret_warnings(feedback: Feedback) -> tuple[str, ...]:
-    texts = [message.content for message in feedback.messages]
+    texts = [message.text for message in feedback.messages]
     texts += [feedback.response or "", feedback.note or "", feedback.correction or ""]
     kinds = dict.fromkeys(kind for text in texts for kind in find_secrets(text))
     if not kinds:

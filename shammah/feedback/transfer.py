@@ -154,9 +154,9 @@ def _prompt(row: _Line) -> Conversation:
     messages = from_dicts(row.messages)
     if messages[-1].role != "user":
         raise InputError("messages do not end with the user's: the answer belongs into response")
-    if row.query is not None and row.query != messages[-1].content:
+    if row.query is not None and row.query != messages[-1].text:
         raise InputError("query differs from the last of messages")
-    if not messages[-1].content.strip():
+    if not messages[-1].text.strip():
         raise InputError("no query")
     return messages
 

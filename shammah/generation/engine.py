@@ -16,13 +16,13 @@ import torch
 from shammah.errors import ContextTooLongError, GenerationError, ShammahError
 from shammah.generation.answer import Answer, AnswerStream, FutureListener, Request
 from shammah.generation.decoding import TokenDecoder
-from shammah.generation.detokenize import Detokenizer, StopTexts
 from shammah.generation.lora import AdaptableModel, AdapterState, Weights
 from shammah.generation.params import GenerationParams
 from shammah.generation.sampling import Sampler
 from shammah.messages import Conversation
 from shammah.models.load import BaseModel
 from shammah.renderers.base import Renderer
+from shammah.renderers.detokenize import Detokenizer, StopTexts
 
 log = logging.getLogger("shammah")
 

@@ -64,5 +64,5 @@ def _rank(lesson: Lesson) -> tuple[float, int]:
 
 def _prompt(lesson: Lesson) -> _Prompt:
     return tuple(
-        (message.role, " ".join(message.content.lower().split())) for message in lesson.messages
+        (message.role, " ".join(message.text.lower().split())) for message in lesson.messages
     )

@@ -37,7 +37,7 @@ class Lesson:
     @property
     def query(self) -> str:
         """The last message of the user."""
-        said = [message.content for message in self.messages if message.role == "user"]
+        said = [message.text for message in self.messages if message.role == "user"]
         return said[-1] if said else ""
 
     @property

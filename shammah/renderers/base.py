@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from shammah.errors import InputError
-from shammah.messages import Conversation
+from shammah.messages import Conversation, Tool
+from shammah.renderers.parsing import AnswerParser, ParsedAnswer
+
+
+class TrainOnWhat(StrEnum):
+    """Which tokens of a conversation are learned.
+
+    A message's tokens are what its author writes, with the token that ends it; the header that says
+    who speaks belongs to the format, and is learned with ALL_TOKENS alone.
+    """
+
+    LAST_ASSISTANT_MESSAGE = "last_assistant_message"
+    ALL_ASSISTANT_MESSAGES = "all_assistant_messages"
+    ALL_MESSAGES = "all_messages"
+    ALL_TOKENS = "all_tokens"
+    ALL_USER_AND_SYSTEM_MESSAGES = "all_user_and_system_messages"
+    CUSTOMIZED = "customized"
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedExample:
-    """A conversation that ends with an answer, as a model is trained on it.
+    """A conversation as a model is trained on it.
 
-    `tokens` and `weights` have the same length T. `weights[i]` is 1.0 where token i belongs to the
-    final answer or is the token that ends it, and 0.0 elsewhere.
+    `tokens` and `weights` have the same length T. `weights[i]` is 1.0 where token i is learned, and
+    0.0 elsewhere.
     """
 
     tokens: list[int]
@@ -23,7 +40,7 @@ class RenderedExample:
 
 
 class Renderer(Protocol):
-    """Turns a conversation into tokens, and an answer's tokens into text."""
+    """Turns a conversation into tokens, and an answer's tokens into a message."""
 
     @property
     def name(self) -> str: ...
@@ -48,24 +65,41 @@ class Renderer(Protocol):
         """Text that a model puts before its answer because the format wants it, such as a space."""
         ...
 
-    def generation_prompt(self, conversation: Conversation) -> list[int]:
+    def generation_prompt(
+        self, conversation: Conversation, tools: Sequence[Tool] = ()
+    ) -> list[int]:
         """Tokens after which the model writes the next answer.
 
         Raises:
-            InputError: there is nothing to answer.
+            InputError: there is nothing to answer, or the format has no place for something in it.
             ModelError: the model's chat template refuses the conversation.
         """
         ...
 
-    def supervised(self, conversation: Conversation) -> RenderedExample:
-        """Tokens of a conversation whose last message is the answer to learn.
+    def supervised(
+        self,
+        conversation: Conversation,
+        train_on: TrainOnWhat = TrainOnWhat.LAST_ASSISTANT_MESSAGE,
+        tools: Sequence[Tool] = (),
+    ) -> RenderedExample:
+        """Tokens of a whole conversation, and which of them are learned.
 
-        The tokens begin with `generation_prompt` of the messages before the answer.
+        The tokens do not depend on `train_on`. Where the last message is the assistant's, they
+        begin with `generation_prompt` of the messages before it.
 
         Raises:
-            InputError: the last message is not the assistant's, or nothing comes before it.
+            InputError: nothing in it would be learned, `trainable` is missing or not wanted, or the
+                format has no place for something in it.
             ModelError: the model's chat template refuses the conversation.
         """
+        ...
+
+    def parser(self) -> AnswerParser:
+        """Reads an answer while it is written, token by token."""
+        ...
+
+    def parse(self, tokens: Sequence[int]) -> ParsedAnswer:
+        """The message that a model wrote: the tokens behind a generation prompt."""
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -79,19 +113,50 @@ def question(conversation: Conversation) -> Conversation:
     Raises:
         InputError: it has no message but the system's, or ends with the assistant's.
     """
-    if not any(message.role == "user" for message in conversation):
+    if not any(message.role in ("user", "tool") for message in conversation):
         raise InputError("There is no question in the conversation to answer.")
     if conversation[-1].role == "assistant":
         raise InputError("The conversation already ends with an answer.")
     return conversation
 
 
-def split_answer(conversation: Conversation) -> tuple[Conversation, str]:
-    """The messages before the final answer, and the answer.
+def learned_messages(conversation: Conversation, train_on: TrainOnWhat) -> list[bool]:
+    """For each message, whether what its author wrote is learned.
 
     Raises:
-        InputError: the last message is not the assistant's, or nothing comes before it.
+        InputError: nothing would be learned, or `trainable` is missing or not wanted.
     """
-    if not conversation or conversation[-1].role != "assistant":
-        raise InputError("A training example must end with the assistant's answer.")
-    return question(conversation[:-1]), conversation[-1].content
+    marked = [message.trainable is not None for message in conversation]
+    if train_on is TrainOnWhat.CUSTOMIZED:
+        if not all(marked):
+            raise InputError(
+                f"message {marked.index(False) + 1} does not say whether it is `trainable`, and "
+                f"{train_on.value} needs it on every message"
+            )
+        chosen = [bool(message.trainable) for message in conversation]
+    elif any(marked):
+        raise InputError(
+            f"message {marked.index(True) + 1} says whether it is `trainable`, which "
+            f"{train_on.value} does not look at",
+            hint=f"Remove it, or train on {TrainOnWhat.CUSTOMIZED.value}.",
+        )
+    else:
+        chosen = _chosen(conversation, train_on)
+    if not any(chosen):
+        raise InputError(f"nothing in this conversation is learned with {train_on.value}")
+    return chosen
+
+
+def _chosen(conversation: Conversation, train_on: TrainOnWhat) -> list[bool]:
+    match train_on:
+        case TrainOnWhat.LAST_ASSISTANT_MESSAGE:
+            if not conversation or conversation[-1].role != "assistant":
+                raise InputError("A training example must end with the assistant's answer.")
+            question(conversation[:-1])
+            return [False] * (len(conversation) - 1) + [True]
+        case TrainOnWhat.ALL_ASSISTANT_MESSAGES:
+            return [message.role == "assistant" for message in conversation]
+        case TrainOnWhat.ALL_USER_AND_SYSTEM_MESSAGES:
+            return [message.role in ("user", "system") for message in conversation]
+        case _:
+            return [True] * len(conversation)

@@ -52,14 +52,14 @@ class RoleColonRenderer:
         separator = ""
         for message in question(conversation):
             if message.role == "system":
-                text = separator + message.content
+                text = separator + message.text
             elif message.role == "user":
-                text = f"{separator}User: {message.content}"
+                text = f"{separator}User: {message.text}"
             else:
                 # An answer is tokenized apart, so that a turn that was generated and the same turn
                 # read back are the same tokens.
                 tokens += self._encode(f"{separator}Assistant:")
-                text = f" {message.content}"
+                text = f" {message.text}"
             tokens += self._encode(text)
             separator = "\n\n"
         return tokens + self._encode("\n\nAssistant:")

@@ -110,22 +110,20 @@ class TemplateRenderer:
 
     def _guard(self, conversation: Conversation) -> tuple[dict[str, str], Conversation]:
         """The conversation with every look-alike replaced, and what each stand-in stands for."""
-        whole = "".join(message.content for message in conversation)
+        whole = "".join(message.text for message in conversation)
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in whole)
         by_text: dict[str, str] = {}
         guarded: list[Message] = []
         for message in conversation:
             pieces, position = [], 0
-            spans = self._text.look_alikes(
-                message.content, all_steering=message.role != "assistant"
-            )
+            spans = self._text.look_alikes(message.text, all_steering=message.role != "assistant")
             for start, end in spans:
-                look_alike = message.content[start:end]
+                look_alike = message.text[start:end]
                 if look_alike not in by_text:
                     by_text[look_alike] = next(free)
-                pieces += [message.content[position:start], by_text[look_alike]]
+                pieces += [message.text[position:start], by_text[look_alike]]
                 position = end
-            pieces.append(message.content[position:])
+            pieces.append(message.text[position:])
             guarded.append(Message(message.role, "".join(pieces)))
         return {character: text for text, character in by_text.items()}, tuple(guarded)
 
@@ -166,12 +164,12 @@ class TemplateRenderer:
 
 def fold_system(conversation: Conversation) -> Conversation:
     """The system text moved to the beginning of the first user message."""
-    texts = [message.content for message in conversation if message.role == "system"]
+    texts = [message.text for message in conversation if message.role == "system"]
     rest = [message for message in conversation if message.role != "system"]
     first = next((at for at, message in enumerate(rest) if message.role == "user"), None)
     folded = "\n\n".join(text for text in texts if text)
     if folded and first is not None:
-        rest[first] = user(f"{folded}\n\n{rest[first].content}")
+        rest[first] = user(f"{folded}\n\n{rest[first].text}")
     return tuple(rest)
 
 
@@ -180,7 +178,7 @@ def merge_turns(conversation: Conversation) -> Conversation:
     merged: list[Message] = []
     for message in conversation:
         if merged and merged[-1].role == message.role:
-            merged[-1] = Message(message.role, f"{merged[-1].content}\n\n{message.content}")
+            merged[-1] = Message(message.role, f"{merged[-1].text}\n\n{message.text}")
         else:
             merged.append(message)
     return tuple(merged)

@@ -23,6 +23,9 @@ class TextTokenizer:
         # spaces are added tokens too in others, and are just text.
         steering = {token.content for token in added if _looks_like_markup(token.content)}
         self.special_ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(special)))
+        self._ids = {
+            token.content: number for number, token in tokenizer.added_tokens_decoder.items()
+        }
         self._special = _any_of(special)
         self._steering = _any_of(special | steering)
         self._anchor = self._find_anchor(special)
@@ -40,20 +43,49 @@ class TextTokenizer:
         """Token ids of text that may hold special tokens; none are added."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def encode_parts(self, parts: Iterable[tuple[str, bool]]) -> list[int]:
+    def encode_parts(
+        self, parts: Iterable[tuple[str, bool]], *, continued: bool = False
+    ) -> list[int]:
         """Token ids of consecutive parts of one text.
 
         Args:
             parts: text and whether it is literal; special tokens are recognised only in parts that
                 are not.
+            continued: some text came before, so that the first part is at no beginning.
+        """
+        return self.encode_with_starts(parts, continued=continued)[0]
+
+    def encode_with_starts(
+        self, parts: Iterable[tuple[str, bool]], *, continued: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """`encode_parts`, and for each token where in the joined text it begins.
+
+        A token that is a part of a character begins where the character does.
         """
         tokens: list[int] = []
+        starts: list[int] = []
+        position = 0
         for text, literal in parts:
             # A special token cannot be recognised when its first character comes alone.
             for piece in (text[:1], text[1:]) if literal else (text,):
                 if piece:
-                    tokens += self._encode_continued(piece) if tokens else self.encode(piece)
-        return tokens
+                    found, begins = self._encode(piece, continued or bool(tokens))
+                    tokens += found
+                    starts += [position + begin for begin in begins]
+                    position += len(piece)
+        return tokens, starts
+
+    def token_id(self, text: str) -> int | None:
+        """The number of the added token that is written like this, if there is one."""
+        return self._ids.get(text)
+
+    def decode_whole(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, with special tokens as they are written."""
+        return str(
+            self.tokenizer.decode(
+                list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(
@@ -62,16 +94,27 @@ class TextTokenizer:
             )
         )
 
-    def _encode_continued(self, text: str) -> list[int]:
+    def _encode(self, text: str, continued: bool) -> tuple[list[int], list[int]]:
         # Sentencepiece vocabularies put a space before the beginning of a text. Behind a special
         # token it is not a beginning.
-        if self._anchor is None:
-            return self.encode(text)
-        anchor_text, anchor_id = self._anchor
-        tokens = self.encode(anchor_text + text)
-        return tokens[1:] if tokens[:1] == [anchor_id] else self.encode(text)
+        if continued and self._anchor is not None:
+            anchor_text, anchor_id = self._anchor
+            tokens, starts = self._encode_whole(anchor_text + text)
+            if tokens[:1] == [anchor_id]:
+                return tokens[1:], [start - len(anchor_text) for start in starts[1:]]
+        return self._encode_whole(text)
+
+    def _encode_whole(self, text: str) -> tuple[list[int], list[int]]:
+        fast = self.tokenizer.is_fast
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=fast)
+        tokens = list(found["input_ids"])
+        if fast:
+            return tokens, [start for start, _ in found["offset_mapping"]]
+        return tokens, [len(self.decode_whole(tokens[:at])) for at in range(len(tokens))]
 
     def _find_anchor(self, special: set[str]) -> tuple[str, int] | None:
+        if self.encode("a")[:1] == self.encode("\na")[1:] != []:
+            return None  # what comes before does not matter
         for token in self.tokenizer.added_tokens_decoder.values():
             if token.content in special and not token.rstrip and not token.single_word:
                 identifier = self.tokenizer.convert_tokens_to_ids(token.content)

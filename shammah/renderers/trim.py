@@ -28,9 +28,9 @@ def trim_conversation(
     system = tuple(message for message in conversation if message.role == "system")
     turns: list[Conversation] = []
     for message in conversation:
-        if message.role == "user" or (message.role == "assistant" and not turns):
+        if message.role == "user" or (message.role != "system" and not turns):
             turns.append((message,))
-        elif message.role == "assistant":
+        elif message.role != "system":
             turns[-1] = (*turns[-1], message)
     room = context_length - min(reserve, context_length // 2)
 

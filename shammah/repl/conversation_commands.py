@@ -21,7 +21,7 @@ async def retry(chat: Chat, argument: str) -> None:
 
 async def system(chat: Chat, argument: str) -> None:
     if not argument:
-        now = [m.content for m in chat.assistant.conversation if m.role == "system"]
+        now = [m.text for m in chat.assistant.conversation if m.role == "system"]
         chat.say(f"System message: {text.harmless(now[0])}" if now else "No system message is set.")
         return
     if argument == "none":

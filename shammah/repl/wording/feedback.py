@@ -121,7 +121,7 @@ def feedback_details(row: Feedback, *, coloured: bool) -> str:
     if row.updated_at != row.created_at:
         lines.append(("changed", when(row.updated_at)))
     lines.append(("answered by", f"{row.model or 'imported'}, {row.adapter or 'no adapter'}"))
-    lines.extend((message.role, message.content) for message in row.messages)
+    lines.extend((message.role, message.text) for message in row.messages)
     if row.response is not None:
         lines.append(("answer", row.response))
     if row.note:
