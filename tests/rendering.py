@@ -121,9 +121,18 @@ def conversations(
     return tuple(messages)
 
 
-def as_template(message: Message) -> dict[str, Any]:
-    """The message as most chat templates want it: text in `content`, thinking beside it."""
+def as_template(message: Message, *, objects: bool = False) -> dict[str, Any]:
+    """The message as most chat templates want it: text in `content`, thinking beside it.
+
+    Args:
+        objects: whether the arguments of calls are objects, and not their JSON text.
+    """
     row = message.to_dict() | {"content": message.text}
+    if objects and message.tool_calls:
+        row["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.parsed()}}
+            for call in message.tool_calls
+        ]
     return row if message.thinking is None else row | {"reasoning_content": message.thinking}
 
 

@@ -25,14 +25,13 @@ from typing import Any, Literal
 
 from shammah.messages import Conversation, Message, Tool
 from shammah.renderers.family import FamilyRenderer, Turn, Written, template_json
-from shammah.renderers.parsing import AnswerParser, read_call
+from shammah.renderers.parsing import AnswerParser
+from shammah.renderers.tags import CALL, CALLED, THINK, THOUGHT, TagParser
 
 Thinking = Literal["thinking", "disable_thinking", "instruct"]
 
 _START, _END = "<|im_start|>", "<|im_end|>"
-_THINK, _THOUGHT = "<think>", "</think>"
-_CALL, _CALLED = "<tool_call>", "</tool_call>"
-_NO_THOUGHT = f"{_THINK}\n\n{_THOUGHT}\n\n"
+_NO_THOUGHT = f"{THINK}\n\n{THOUGHT}\n\n"
 _TOOLS = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>",
@@ -75,7 +74,7 @@ class Qwen3Renderer(FamilyRenderer):
         return header + _NO_THOUGHT if self._mode == "disable_thinking" else header
 
     def parser(self) -> AnswerParser:
-        return _Parser(self._text, (_THINK, _THOUGHT, _CALL, _CALLED), self.stop_tokens)
+        return TagParser(self._text, self.stop_tokens)
 
     def _declared(self, system: Message | None, tools: Sequence[Tool]) -> Turn:
         before, after = _TOOLS
@@ -95,19 +94,19 @@ class Qwen3Renderer(FamilyRenderer):
                 header += _NO_THOUGHT
             else:
                 body = [
-                    (f"{_THINK}\n", False),
+                    (f"{THINK}\n", False),
                     *self.said(thinking.strip("\n"), by_model=True),
-                    (f"\n{_THOUGHT}\n\n", False),
+                    (f"\n{THOUGHT}\n\n", False),
                 ]
         body += self.said(text, by_model=True)
         for number, call in enumerate(message.tool_calls):
             separator = "\n" if text or number else ""
             body += [
-                (f'{separator}{_CALL}\n{{"name": "', False),
+                (f'{separator}{CALL}\n{{"name": "', False),
                 *self.said(call.name),
                 ('", "arguments": ', False),
                 *self.said(call.arguments),
-                (f"}}\n{_CALLED}", False),
+                (f"}}\n{CALLED}", False),
             ]
         return Turn(header, (*body, (_END, False)), "\n", index, answer=True)
 
@@ -120,58 +119,15 @@ class Qwen3Renderer(FamilyRenderer):
         return Turn(f"{header}\n<tool_response>\n", body, trailer, index)
 
 
-class _Parser(AnswerParser):
-    """Thought, text and calls, told apart by tags."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._inside: str | None = None
-        self._raw = ""
-
-    def mark(self, mark: str) -> None:
-        opened, self._inside = self._inside, None
-        if opened == _CALL:
-            if mark == _CALLED:
-                read_call(self, self._raw.strip())
-            else:
-                self.problem(f"{_CALL}{self._raw}{mark}", "a tool call does not end")
-            self._raw = ""
-        elif opened == _THINK and mark == _THOUGHT:
-            self.close()
-        elif mark in (_THINK, _CALL) and opened is None:
-            self.close()
-            self._inside = mark
-        else:
-            self._inside = opened
-            self.problem(mark, "it ends what had not begun" if mark != opened else "it is open")
-
-    def text(self, text: str) -> None:
-        if self._inside == _CALL:
-            self._raw += text
-        elif self._inside == _THINK:
-            self.think(text)
-        elif self._parts or text.strip("\n") or not self._calls:
-            self.say(text)
-
-    def end(self) -> None:
-        if self._inside == _CALL:
-            self.problem(f"{_CALL}{self._raw}", "the answer ended within a tool call")
-        elif self._inside == _THINK:
-            self.close()
-            self.problem("", "the answer ended within a thought")
-        else:
-            self.settle()
-
-
 def _thinking_and_text(message: Message) -> tuple[str, str]:
     """Thinking and answer; where they are one text, cut at the tag as the template cuts them."""
     if message.thinking is not None:
         return message.thinking, message.text
-    before, found, _ = message.text.partition(_THOUGHT)
+    before, found, _ = message.text.partition(THOUGHT)
     if not found:
         return "", message.text
-    thinking = before.rstrip("\n").rpartition(_THINK)[2].lstrip("\n")
-    return thinking, message.text.rpartition(_THOUGHT)[2].lstrip("\n")
+    thinking = before.rstrip("\n").rpartition(THINK)[2].lstrip("\n")
+    return thinking, message.text.rpartition(THOUGHT)[2].lstrip("\n")
 
 
 def _last_question(conversation: Conversation) -> int:

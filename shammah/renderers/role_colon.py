@@ -6,23 +6,29 @@
 
     Assistant: answer
 
-An answer ends where the model begins to write the next `User:` turn, or at its end token. Knows no
-template and no model family.
+An answer ends where the model begins to write the next `User:` turn, or at its end token. So the
+last answer is learned with the end token, where the vocabulary has one, and an earlier one with the
+`User:` behind it. A tool's message is written as `Tool: ...`, but the format has no place for the
+declaration of tools, for calls, or for pictures. Thoughts are left out. Knows no template and no
+model family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from shammah.messages import Conversation
-from shammah.renderers.base import RenderedExample, question, split_answer
-from shammah.renderers.tokenization import TextTokenizer
+from shammah.errors import InputError
+from shammah.messages import Conversation, Message, Tool
+from shammah.renderers.family import FamilyRenderer, Turn
+from shammah.renderers.parsing import AnswerParser
 
-_NAMES = {"user": "User", "assistant": "Assistant"}
+_HEADERS = {"system": "", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}
+_BETWEEN = "\n\n"
+_NEXT = "\n\nUser:"
 
 
-class RoleColonRenderer:
+class RoleColonRenderer(FamilyRenderer):
     """Renders turns as `User: ...` and `Assistant: ...`.
 
     Args:
@@ -31,52 +37,80 @@ class RoleColonRenderer:
     """
 
     name = "role_colon"
-    stop_texts: tuple[str, ...] = ("\n\nUser:", "\nUser:")
+    needs = ()
+    ends = ()
+    stop_texts = (_NEXT, "\nUser:")
     answer_prefix = " "
-    notes: tuple[str, ...] = (
+    notes = (
         "This model has no chat template: the conversation is written as User: and Assistant:.",
     )
 
     def __init__(self, tokenizer: Any, stop_tokens: Iterable[int] = ()) -> None:
-        self._text = TextTokenizer(tokenizer)
-        stops = [*stop_tokens]
-        if tokenizer.eos_token_id is not None:
-            stops.append(int(tokenizer.eos_token_id))
-        self.stop_tokens: tuple[int, ...] = tuple(dict.fromkeys(stops))
-        empty = list(tokenizer("")["input_ids"])
+        eos = tokenizer.eos_token_id
+        super().__init__(tokenizer, [*stop_tokens, *([] if eos is None else [int(eos)])])
         bos = tokenizer.bos_token_id
-        self._begin: list[int] = [int(bos)] if bos is not None and bos in empty else []
+        begins = bos is not None and bos in list(tokenizer("")["input_ids"])
+        self._begin = str(tokenizer.bos_token) if begins else ""
+        self._end = self._end_text(tokenizer)
 
-    def generation_prompt(self, conversation: Conversation) -> list[int]:
-        tokens = [*self._begin]
-        separator = ""
-        for message in question(conversation):
-            if message.role == "system":
-                text = separator + message.text
-            elif message.role == "user":
-                text = f"{separator}User: {message.text}"
-            else:
-                # An answer is tokenized apart, so that a turn that was generated and the same turn
-                # read back are the same tokens.
-                tokens += self._encode(f"{separator}Assistant:")
-                text = f" {message.text}"
-            tokens += self._encode(text)
-            separator = "\n\n"
-        return tokens + self._encode("\n\nAssistant:")
+    def turns(self, conversation: Conversation, tools: Sequence[Tool]) -> Iterator[Turn]:
+        if tools:
+            raise InputError(f"The format {self.name} has no place for tools.")
+        before = self._begin
+        asked = False
+        for index, message in enumerate(conversation):
+            self._refuse(message)
+            if message.role != "assistant":
+                header = " " if asked else before + _HEADERS[message.role]
+                yield Turn(header, self.said(message.text), "", index)
+                before, asked = _BETWEEN, False
+                continue
+            said = self.said(f" {message.text}")
+            yield Turn(before + _HEADERS["assistant"], said, "", index, answer=True)
+            # What ends an answer is the model's as well, and tokenized apart: so an answer that was
+            # generated and the same one read back are the same tokens.
+            end, before = "", _BETWEEN
+            if index + 1 == len(conversation):
+                end = self._end
+            elif conversation[index + 1].role == "user":
+                end, asked = _NEXT, True
+            yield Turn("", ((end, False),), "", index, answer=True)
 
-    def supervised(self, conversation: Conversation) -> RenderedExample:
-        asked, answer = split_answer(conversation)
-        prompt = self.generation_prompt(asked)
-        learned = self._encode(f" {answer}")
-        learned += [self.stop_tokens[-1]] if self.stop_tokens else self._encode(self.stop_texts[0])
-        return RenderedExample(prompt + learned, [0.0] * len(prompt) + [1.0] * len(learned))
+    def answer_header(self, conversation: Conversation) -> str:
+        return _BETWEEN + _HEADERS["assistant"]
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        return self._text.decode(tokens)
+    def parser(self) -> AnswerParser:
+        return _Parser(self._text, self.stop_texts, self.stop_tokens)
 
-    def _encode(self, text: str) -> list[int]:
-        parts, position = [], 0
-        for start, end in self._text.look_alikes(text, all_steering=True):
-            parts += [(text[position:start], False), (text[start:end], True)]
-            position = end
-        return self._text.encode_parts([*parts, (text[position:], False)])
+    def _refuse(self, message: Message) -> None:
+        self.refuse_images(message)
+        if message.tool_calls:
+            raise InputError(f"The format {self.name} has no place for calls of tools.")
+
+    def _end_text(self, tokenizer: Any) -> str:
+        """What the last answer ends with: an end token that can be written, else a next turn."""
+        for token in reversed(self.stop_tokens):
+            text = str(tokenizer.convert_ids_to_tokens(token))
+            if self._text.encode(text) == [token]:
+                return text
+        return _NEXT
+
+
+class _Parser(AnswerParser):
+    """All is text, up to the next turn."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._begun = False
+
+    def mark(self, mark: str) -> None:
+        self.stop()
+
+    def text(self, text: str) -> None:
+        if text and not self._begun:
+            self._begun = True
+            text = text.removeprefix(RoleColonRenderer.answer_prefix)
+        self.say(text)
+
+    def end(self) -> None:
+        self.settle()
