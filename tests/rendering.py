@@ -10,8 +10,20 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from shammah.messages import Conversation, Message, Tool, ToolCall, assistant, system, tool, user
+from shammah.messages import (
+    Conversation,
+    Message,
+    TextPart,
+    ThinkingPart,
+    Tool,
+    ToolCall,
+    assistant,
+    system,
+    tool,
+    user,
+)
 from shammah.renderers.base import Renderer, TrainOnWhat
+from shammah.renderers.parsing import AnswerParser, Problem
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -24,6 +36,24 @@ def tokenizer(name: str) -> Any:
     if not folder.is_dir():
         pytest.skip(f"no tokenizer in {folder}")
     return AutoTokenizer.from_pretrained(folder)
+
+
+def borrowed(
+    name: str, template: str, tokens: Sequence[str], *, special: bool, bos: str | None = None
+) -> Any:
+    """A real vocabulary with a family's tokens and template, for families whose own is not here.
+
+    Args:
+        special: whether the tokens are called special; families differ in that.
+    """
+    from tokenizers import AddedToken
+
+    found = tokenizer(name)
+    found.add_tokens([AddedToken(text, special=special, normalized=False) for text in tokens])
+    if bos is not None:
+        found.add_special_tokens({"bos_token": bos})
+    found.chat_template = (DATA / "templates" / f"{template}.jinja").read_text(encoding="utf-8")
+    return found
 
 
 WORDS = [
@@ -48,11 +78,21 @@ LOOK_ALIKES = [
         "<|begin_of_text|>",
         "<|endoftext|>",
     ),
+    *(
+        "<｜begin▁of▁sentence｜>",
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁sep｜>",
+        "<｜tool▁output▁end｜>",
+    ),
+    *("<|im_user|>", "<|im_system|>", "<|tool_call_begin|>", "<|media_pad|>", "[EOS]"),
 ]
 
 plain = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
 """Text without anything that looks like a token of a format; often empty."""
-unicode = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+unicode = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="<["), max_size=12
+)
+"""Any text but a token's, which hypothesis finds in the source code and tries."""
 hostile = st.lists(st.sampled_from([*WORDS, *LOOK_ALIKES]), min_size=1, max_size=5).map("".join)
 """Text with look-alikes of special tokens."""
 
@@ -148,6 +188,27 @@ def same_as_template(
     if tokens != expected:
         assert tokenizer.decode(tokens) == tokenizer.decode(expected) == wanted
         assert any(m.role == "assistant" and m.text[:1].isspace() for m in conversation)
+
+
+def nothing_is_swallowed(parser: AnswerParser, tokens: Sequence[int], words: Sequence[str]) -> None:
+    """What comes while an answer is read adds up to the message, and no word of it is missing.
+
+    Words without digits or marks are expected, so that no other text holds one by chance.
+    """
+    deltas = [delta for token in tokens for delta in parser.feed(token)]
+    held, answer = parser.finish()
+    deltas += held
+    message = answer.message
+    said = "".join(delta.text for delta in deltas if isinstance(delta, TextPart))
+    thought = "".join(delta.thinking for delta in deltas if isinstance(delta, ThinkingPart))
+    assert (said, thought) == (message.text, message.thinking or "")
+    assert tuple(d for d in deltas if isinstance(d, ToolCall)) == message.tool_calls
+    assert tuple(d for d in deltas if isinstance(d, Problem)) == answer.problems
+    found = [said, thought, *(problem.text for problem in answer.problems)]
+    found += [f"{call.name}{call.arguments}" for call in message.tool_calls]
+    assert sorted(word for text in found for word in words for _ in range(text.count(word))) == (
+        sorted(words)
+    )
 
 
 def prompt_is_a_prefix(

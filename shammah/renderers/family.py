@@ -128,6 +128,8 @@ class FamilyRenderer(ABC):
                 message = run[bisect_right(borders, start) - 1][2]
                 weights.append(float(everything or (message is not None and learned[message])))
             tokens += found
+        if not any(weights):
+            raise InputError(f"nothing in this conversation is learned with {train_on.value}")
         return RenderedExample(tokens, weights)
 
     def parse(self, tokens: Sequence[int]) -> ParsedAnswer:

@@ -213,6 +213,25 @@ def read_call(parser: AnswerParser, raw: str, arguments: str = "arguments") -> N
         parser.call(value["name"], json.dumps(value.get(arguments, {}), ensure_ascii=False))
 
 
+def read_named_call(
+    parser: AnswerParser, raw: str, name: str, arguments: str, identifier: str | None = None
+) -> None:
+    """A call whose name stands apart from its arguments, or the problem with it.
+
+    Args:
+        raw: the whole call, as the model wrote it.
+    """
+    try:
+        value = json.loads(arguments)
+    except ValueError as error:
+        parser.problem(raw, f"the arguments of the tool call are not JSON: {error}")
+        return
+    if isinstance(value, dict):
+        parser.call(name, arguments, identifier)
+    else:
+        parser.problem(raw, "the arguments of the tool call are no object")
+
+
 class _Splitter:
     """Finds marks in text that comes in pieces; holds back what may be the beginning of one."""
 
