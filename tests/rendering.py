@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ LOOK_ALIKES = [
 
 plain = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
 """Text without anything that looks like a token of a format; often empty."""
-unicode = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+unicode = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).filter(
+    lambda text: not re.search(r"<.+>|\[.+\]", text)
+)
+"""Any characters. Hypothesis also draws literals of the code under test, such as `<|end|>`."""
 hostile = st.lists(st.sampled_from([*WORDS, *LOOK_ALIKES]), min_size=1, max_size=5).map("".join)
 """Text with look-alikes of special tokens."""
 
