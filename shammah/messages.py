@@ -1,4 +1,4 @@
-"""Messages and conversations: what is said, by whom, with which tools. Knows nothing about tokens."""
+"""Messages and conversations: what is said, by whom, with which tools. Knows no tokens."""
 
 from __future__ import annotations
 

@@ -64,9 +64,10 @@ def settings_of(paths: Paths, changes: dict[str, Any] | None = None) -> Settings
 
 
 def model_changes(options: Namespace) -> dict[str, Any]:
-    """The settings that `--model`, `--device` and `--dtype` stand for."""
+    """The settings that `--model`, `--renderer`, `--device` and `--dtype` stand for."""
     return {
         "model.name": options.model,
+        "model.renderer": options.renderer,
         "model.device": options.device,
         "model.dtype": options.dtype,
     }

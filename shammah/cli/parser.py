@@ -71,6 +71,7 @@ def build_parser() -> Parser:
     _feedback(commands)
     _config(commands)
     _model(commands)
+    _render(commands)
     doctor = _command(commands, "doctor", "check that everything is in place", "doctor:run")
     _json(doctor)
     return parser
@@ -83,6 +84,36 @@ def _chat(commands: Any) -> None:
     chat.add_argument(
         "--no-train", action="store_true", help="run no training jobs behind this chat"
     )
+
+
+def _render(commands: Any) -> None:
+    render = _command(
+        commands,
+        "render",
+        "show what a model is really given",
+        "render:run",
+        description="The tokens of conversations, with what training learns of them marked. FILE "
+        'holds {"messages": [...], "tools": [...]}, one object, or one on each line; - is the '
+        "input.",
+    )
+    render.add_argument("file", metavar="FILE", help="JSON or JSONL, or -")
+    render.add_argument(
+        "--tokenizer", metavar="PATH", help="a folder or a Hub name; else that of the model"
+    )
+    render.add_argument(
+        "--renderer", metavar="NAME", help="the format; else the one that fits the tokenizer"
+    )
+    render.add_argument(
+        "--train-on",
+        metavar="WHAT",
+        default="last_assistant_message",
+        help="last_assistant_message, all_assistant_messages, all_messages, all_tokens, "
+        "all_user_and_system_messages, or customized",
+    )
+    render.add_argument(
+        "--generate", action="store_true", help="the prompt that the next answer is written behind"
+    )
+    _json(render, '{"tokens": [...], "weights": [...]} for each conversation')
 
 
 def _ask(commands: Any) -> None:
@@ -283,6 +314,7 @@ def _json(parser: Parser, summary: str = "JSON instead of text") -> None:
 
 def _model_options(parser: Parser) -> None:
     parser.add_argument("--model", metavar="NAME", help="`embedded`, a folder, or a Hub name")
+    parser.add_argument("--renderer", metavar="NAME", help="how conversations are written for it")
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))
 

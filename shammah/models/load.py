@@ -130,6 +130,20 @@ def load_shape(name: str) -> ModelShape:
     return model_shape(name, fingerprint(path), model)
 
 
+def load_tokenizer(name: str) -> tuple[Any, tuple[int, ...]]:
+    """The tokenizer of a model, or of a folder that holds nothing else, without the model, and the
+    tokens that end generation according to its generation configuration.
+
+    Raises:
+        ModelNotFoundError, ModelError: as `load_base_model`.
+    """
+    path = locate(name)
+    with quiet_transformers():
+        tokenizer = _load_tokenizer(path)
+        stops = _generation_stops(path)
+    return tokenizer, stops
+
+
 def estimate_memory(settings: ModelSettings) -> MemoryEstimate:
     """What the model of the settings will take, from its files; nothing is loaded.
 
@@ -202,6 +216,22 @@ def _load_tokenizer(path: Path) -> Any:
             f"The tokenizer in {path} cannot be loaded: {_first_line(error)}",
             hint="Fetch the model again; its tokenizer may need an extra package.",
         ) from error
+
+
+def _generation_stops(path: Path) -> tuple[int, ...]:
+    from transformers import GenerationConfig
+
+    if not (path / "generation_config.json").is_file():
+        return ()
+    try:
+        found = GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id
+    except Exception as error:
+        raise ModelError(
+            f"generation_config.json in {path} cannot be read: {_first_line(error)}"
+        ) from error
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list) else (int(found),)
 
 
 def _load_model(path: Path, config: Any, dtype: torch.dtype, device: str) -> Any:

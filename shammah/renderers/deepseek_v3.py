@@ -78,9 +78,9 @@ class DeepseekV3Renderer(FamilyRenderer):
     def __init__(
         self, tokenizer: Any, stop_tokens: Iterable[int] = (), *, mode: Thinking = "thinking"
     ) -> None:
+        self.name = "deepseek_v3" if mode == "thinking" else f"deepseek_v3_{mode}"
         super().__init__(tokenizer, stop_tokens)
         self._mode = mode
-        self.name = "deepseek_v3" if mode == "thinking" else f"deepseek_v3_{mode}"
 
     def turns(self, conversation: Conversation, tools: Sequence[Tool]) -> Iterator[Turn]:
         yield from self._system(conversation, tools)

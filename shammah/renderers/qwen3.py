@@ -9,13 +9,13 @@
 
     answer<|im_end|>
 
-Three ways of answering: `thinking`, where the model decides what to think; `disable_thinking`, where
-the prompt ends with an empty thought; and `instruct`, for the models that were trained without.
+Three ways of answering: `thinking`, where the model decides what to think; `disable_thinking`,
+where the prompt ends with an empty thought; and `instruct`, for models that were trained without.
 
-Thoughts before the last question are left out, as the family's own template does. So the prompt of a
-next turn does not begin with the tokens of the last one where the model had thought. Otherwise than
-in the template, `disable_thinking` leaves all thoughts out: with one in the answer, the prompt would
-be no prefix of the example.
+Thoughts before the last question are left out, as the family's own template does. So the prompt of
+a next turn does not begin with the tokens of the last one where the model had thought. Otherwise
+than in the template, `disable_thinking` leaves all thoughts out: with one in the answer, the prompt
+would be no prefix of the example.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Qwen3Renderer(FamilyRenderer):
     def __init__(
         self, tokenizer: Any, stop_tokens: Iterable[int] = (), *, mode: Thinking = "thinking"
     ) -> None:
+        self.name = "qwen3" if mode == "thinking" else f"qwen3_{mode}"
         super().__init__(tokenizer, stop_tokens)
         self._mode = mode
-        self.name = "qwen3" if mode == "thinking" else f"qwen3_{mode}"
 
     def turns(self, conversation: Conversation, tools: Sequence[Tool]) -> Iterator[Turn]:
         first = conversation[0] if conversation and conversation[0].role == "system" else None

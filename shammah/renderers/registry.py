@@ -2,20 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
+from shammah.errors import ConfigError, ShammahError
+from shammah.messages import assistant, system, to_dicts, user
 from shammah.renderers.base import Renderer
+from shammah.renderers.deepseek_v3 import DeepseekV3Renderer
+from shammah.renderers.gpt_oss import GptOssRenderer
+from shammah.renderers.kimi_k2 import KimiK2Renderer
+from shammah.renderers.llama3 import Llama3Renderer
+from shammah.renderers.qwen3 import Qwen3Renderer
 from shammah.renderers.role_colon import RoleColonRenderer
 from shammah.renderers.template import TemplateRenderer
 
+AUTO = "auto"
+FAMILIES: dict[str, Callable[[Any, Sequence[int]], Renderer]] = {
+    "llama3": Llama3Renderer,
+    "qwen3": Qwen3Renderer,
+    "qwen3_instruct": partial(Qwen3Renderer, mode="instruct"),
+    "qwen3_disable_thinking": partial(Qwen3Renderer, mode="disable_thinking"),
+    "deepseek_v3": DeepseekV3Renderer,
+    "deepseek_v3_disable_thinking": partial(DeepseekV3Renderer, mode="disable_thinking"),
+    "kimi_k2": KimiK2Renderer,
+    "gpt_oss": GptOssRenderer,
+    "gpt_oss_low": partial(GptOssRenderer, reasoning="low"),
+    "gpt_oss_high": partial(GptOssRenderer, reasoning="high"),
+    "gpt_oss_no_system_prompt": partial(GptOssRenderer, reasoning="no_system_prompt"),
+}
+RENDERERS: dict[str, Callable[[Any, Sequence[int]], Renderer]] = {
+    **FAMILIES,
+    "template": TemplateRenderer,
+    "role_colon": RoleColonRenderer,
+}
+_PROBE = (
+    system("You help."),
+    user("What is a dog?"),
+    assistant("An animal."),
+    user("And a cat?"),
+    assistant("Another one."),
+)
 
-def renderer_for(tokenizer: Any, stop_tokens: int | Iterable[int] | None = None) -> Renderer:
-    """The renderer for a tokenizer: its chat template where it has one, else plain roles.
+
+def renderer_for(
+    tokenizer: Any, stop_tokens: int | Iterable[int] | None = None, name: str = AUTO
+) -> Renderer:
+    """The renderer of that name, or the one that fits a tokenizer.
+
+    That is the family whose format gives the tokens of the tokenizer's own chat template, else that
+    template as it is, else plain roles where there is none.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
         stop_tokens: what the model's generation config calls `eos_token_id`.
+        name: one of RENDERERS, or AUTO.
+
+    Raises:
+        ConfigError: there is no renderer of that name.
+        ModelError: it cannot be written with this tokenizer.
     """
     if stop_tokens is None:
         stops: list[int] = []
@@ -23,6 +68,37 @@ def renderer_for(tokenizer: Any, stop_tokens: int | Iterable[int] | None = None)
         stops = [stop_tokens]
     else:
         stops = [int(token) for token in stop_tokens]
-    if tokenizer.chat_template:
-        return TemplateRenderer(tokenizer, stops)
-    return RoleColonRenderer(tokenizer, stops)
+    if name != AUTO:
+        if name not in RENDERERS:
+            known = ", ".join([AUTO, *RENDERERS])
+            raise ConfigError(f"There is no renderer {name!r}.", hint=f"There are {known}.")
+        return RENDERERS[name](tokenizer, stops)
+    if not tokenizer.chat_template:
+        return RoleColonRenderer(tokenizer, stops)
+    for make in FAMILIES.values():
+        try:
+            renderer = make(tokenizer, stops)
+            if _writes_like_template(renderer, tokenizer):
+                return renderer
+        except ShammahError:
+            continue
+    return TemplateRenderer(tokenizer, stops)
+
+
+def _writes_like_template(renderer: Renderer, tokenizer: Any) -> bool:
+    """Whether a conversation, and the prompt for its last answer, are those of the template."""
+    import jinja2
+
+    try:
+        whole, prompt = (
+            tokenizer.apply_chat_template(
+                to_dicts(said), tokenize=True, return_dict=False, add_generation_prompt=generate
+            )
+            for said, generate in ((_PROBE, False), (_PROBE[:-1], True))
+        )
+    except (jinja2.TemplateError, TypeError, ValueError):
+        return False
+    return bool(
+        renderer.supervised(_PROBE).tokens == list(whole)
+        and renderer.generation_prompt(_PROBE[:-1]) == list(prompt)
+    )
