@@ -108,7 +108,7 @@ class TrainingSettings(Section):
     context_turns: int = Field(1, ge=0)
     """Turns before a lesson's question that it is also learned after; the question by itself always
     is."""
-    rephrasings: int = Field(8, ge=0, le=20)
+    rephrasings: int = Field(12, ge=0, le=20)
     """Other wordings of each lesson's question, made by rules, that are learned with it."""
     warmup_steps: int = Field(3, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -125,7 +125,7 @@ class TrainingSettings(Section):
     anchor_tokens: int = Field(8, ge=0, le=256)
     """How many of the likeliest tokens of the base are held at each position of an anchor (a KL
     term to the base); 0 holds the words alone."""
-    hold: float = Field(3.0, ge=0.0, le=1e6)
+    hold: float = Field(1.0, ge=0.0, le=1e6)
     """Price of changing what the layers say about the anchors, as a share of what they say; 0 holds
     nothing so."""
     stop_when_learned: bool = True
