@@ -69,7 +69,11 @@ class _ExactShuffle:
     def __call__(self, rows: Iterator[Row]) -> Iterator[Row]:
         return shuffled(rows, self.seed, None)
 
-    def by_number(self, access: RandomAccess, bad: BadRows) -> Iterator[Row]:
+    def rows_of(self, source: RowSource, bad: BadRows) -> Iterator[Row]:
+        access = source.random_access()
+        if access is None:
+            yield from self(source.rows(bad))
+            return
         try:
             order = array("Q", range(len(access)))
             Random(self.seed).shuffle(order)
@@ -148,14 +152,10 @@ class LazyDataset:
 
     def rows(self, bad: BadRows) -> Iterator[Row]:
         """The rows, with bad ones given to `bad`."""
-        steps = self.steps
-        rows: Iterator[Row] | None = None
-        if steps and isinstance(steps[0], _ExactShuffle):
-            access = self.source.random_access()
-            if access is not None:
-                rows, steps = steps[0].by_number(access, bad), steps[1:]
-        if rows is None:
-            rows = self.source.rows(bad)
+        if self.steps and isinstance(self.steps[0], _ExactShuffle):
+            rows, steps = self.steps[0].rows_of(self.source, bad), self.steps[1:]
+        else:
+            rows, steps = self.source.rows(bad), self.steps
         for step in steps:
             rows = step(rows)
         return rows

@@ -55,7 +55,7 @@ class HuggingFaceRows:
             if values is None:
                 return
             number += 1
-            yield Row(values, origin, number)
+            yield Row.of(values, origin, number)
 
     def random_access(self) -> RandomAccess | None:
         rows = self.by_split[self.name]
@@ -76,7 +76,7 @@ class _Prepared:
         return len(self.data)
 
     def read(self, index: int, bad: BadRows) -> Row | None:
-        return Row(self.data[index], self.origin, index + 1)
+        return Row.of(self.data[index], self.origin, index + 1)
 
     def close(self) -> None:
         pass

@@ -40,10 +40,12 @@ class Row(dict[str, Any]):
     origin: Origin
     number: int
 
-    def __init__(self, values: Mapping[str, Any], origin: Origin, number: int) -> None:
-        super().__init__(values)
-        self.origin = origin
-        self.number = number
+    @classmethod
+    def of(cls, values: Mapping[str, Any], origin: Origin, number: int) -> Self:
+        """A row of these values. (An `__init__` of its own would make every row dearer.)"""
+        row = cls(values)
+        row.origin, row.number = origin, number
+        return row
 
     @property
     def place(self) -> str:

@@ -160,7 +160,7 @@ class _Corpus:
     def _parse(self, line: bytes, number: int | None) -> _Abstract:
         origin = Origin(str(self._path))
         try:
-            return checked(_Abstract, Row(jsonl_line(line) or {}, origin, number or 0))
+            return checked(_Abstract, Row.of(jsonl_line(line) or {}, origin, number or 0))
         except InputError as error:
             place = origin.place(number) if number else str(self._path)
             raise InputError(f"{place}: {error.message}") from None

@@ -50,7 +50,7 @@ def _rows(path: Path, bad: BadRows, delimiter: str) -> Iterator[Row]:
             except (csv.Error, InputError) as error:
                 bad.add(origin, number, str(error))
             else:
-                yield Row(dict(zip(columns, cells, strict=True)), origin, number)
+                yield Row.of(dict(zip(columns, cells, strict=True)), origin, number)
 
 
 def _columns(lines: Iterator[list[str]], origin: Origin) -> list[str]:

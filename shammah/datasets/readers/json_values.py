@@ -33,7 +33,7 @@ def json_rows(path: Path, bad: BadRows) -> Iterator[Row]:
     with open_bytes(path) as stream:
         for value, line in _Values(stream, origin):
             try:
-                row = Row(checked_object(value), origin, line)
+                row = Row.of(checked_object(value), origin, line)
             except InputError as error:
                 bad.add(origin, line, error.message)
             else:

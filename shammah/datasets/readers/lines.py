@@ -44,8 +44,8 @@ def jsonl_line(line: bytes) -> dict[str, Any] | None:
         if (
             type(value) is dict
             and text[end:].isspace()
-            and b"\\ud" not in line
-            and b"\\uD" not in line
+            # Looking for one byte costs next to nothing, for three as much as all the rest.
+            and (b"\\" not in line or (b"\\ud" not in line and b"\\uD" not in line))
         ):
             return value
     except (StopIteration, ValueError, RecursionError):
@@ -169,7 +169,7 @@ def _row(line: bytes, origin: Origin, number: int, bad: BadRows, parse: Parse) -
     except InputError as error:
         bad.add(origin, number, error.message)
         return None
-    return None if values is None else Row(values, origin, number)
+    return None if values is None else Row.of(values, origin, number)
 
 
 def _offsets(stream: IO[bytes], empty: bool) -> Iterator[tuple[int, int]]:

@@ -28,7 +28,7 @@ def parquet_rows(path: Path, bad: BadRows) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=BATCH, use_threads=False):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(values, origin, number)
+                    yield Row.of(values, origin, number)
     except (OSError, arrow.ArrowException) as error:
         raise DatasetError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.", backend=BACKEND
