@@ -105,17 +105,19 @@ def test_json_and_jsonl_round_trip(
 
 
 @WRITES
-@given(rows=OBJECTS, block=st.integers(1, 40))
+@given(rows=OBJECTS, block=st.integers(1, 40), indent=st.sampled_from([1, 30]))
 def test_a_json_array_may_be_cut_anywhere_while_it_is_read(
-    tmp_path: Path, rows: list[dict[str, Any]], block: int
+    tmp_path: Path, rows: list[dict[str, Any]], block: int, indent: int
 ) -> None:
     path = tmp_path / "a.json"
-    path.write_text(content := json.dumps(rows, ensure_ascii=False, indent=1))
+    path.write_text(content := json.dumps(rows, ensure_ascii=False, indent=indent))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_values, "BLOCK", block)
         read = list(open_dataset(path))
     assert read == rows
-    begins = [n for n, line in enumerate(content.split("\n"), 1) if line.startswith(" {")]
+    begins = [
+        n for n, line in enumerate(content.split("\n"), 1) if line.startswith(" " * indent + "{")
+    ]
     assert [row.number for row in read] == begins
 
 

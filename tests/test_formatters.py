@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from shammah.datasets import ChatExample, Examples, open_dataset
-from shammah.datasets.formatters.gsm8k import final_number
+from shammah.datasets.formatters.gsm8k import Gsm8k, final_number
 from shammah.errors import DatasetError, InputError, ShammahError, UsageError
 from shammah.messages import assistant, system, user
+from shammah.ports.dataset_store import Row
 
 SharedData = Callable[[str], Path]
 
@@ -206,7 +207,7 @@ def test_chat_messages(tmp_path: Path) -> None:
 
 def test_chosen_and_rejected(tmp_path: Path) -> None:
     said = {"role": "assistant", "content": "r"}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": "u", "chosen": "a", "rejected": "r", "score": 2},
         {"prompt": TALK[1:2], "chosen": TALK[2:], "rejected": [said]},
         {"prompt": "u", "chosen": TALK[1:], "rejected": [TALK[1], said]},
@@ -258,6 +259,9 @@ def mapping(row, shout="no"):
 def nothing(row):
     pass
 
+def mistaken(row):
+    return undefined
+
 def extra(row):
     return {"messages": [], "answer": 1}
 
@@ -285,11 +289,27 @@ def test_own_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         assert words in problem(tmp_path, row, format=name)
     assert "failed: KeyError('q')" in problem(tmp_path, {}, format="own_formats:mapping")
+    assert "failed: NameError" in problem(tmp_path, row, format="own_formats:mistaken")
     assert "unexpected keyword" in problem(tmp_path, row, format="own_formats:nothing", x="1")
 
 
+def test_a_callable_is_a_format_too(tmp_path: Path) -> None:
+    def shout(row: Row, mark: str = "!") -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": row["q"] + mark}]}
+
+    row = {"q": "why"}
+    assert [one.messages for one in examples(tmp_path, row, format=shout)] == [(user("why!"),)]
+    (made,) = examples(tmp_path, row, format=shout, mark="?")
+    assert made.messages == (user("why?"),)
+    (made,) = examples(tmp_path, {"question": "q", "answer": "#### 5"}, format=Gsm8k("strip"))
+    assert made.metadata["final"] == "5"
+    assert "shout failed: KeyError('q')" in problem(tmp_path, {}, format=shout)
+
+
 async def test_misfits_are_counted_with_bad_rows(tmp_path: Path) -> None:
-    rows = [{"prompt": "p", "completion": "c"}, {"prompt": "p"}, {"prompt": 1, "completion": "c"}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": "p", "completion": "c"}, {"prompt": "p"}, {"prompt": 1, "completion": "c"},
+    ]  # fmt: skip
     made = examples(tmp_path, *rows, on_bad="skip")
     with (tmp_path / "rows.jsonl").open("a") as stream:
         stream.write("not JSON\n")

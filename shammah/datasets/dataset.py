@@ -131,12 +131,13 @@ class LazyDataset:
     def filter(self, keep: Callable[[Row], bool]) -> LazyDataset:
         return self._then(lambda rows: filter(keep, rows))
 
-    def examples(self, format: str | None = None, **options: str) -> Examples:
+    def examples(self, format: str | Callable[..., Any] | None = None, **options: str) -> Examples:
         """The rows as conversations.
 
         Args:
-            format: a formatter's name or `module:function`; None goes by the columns of the
-                first row.
+            format: a formatter's name, `module:function`, or a function that takes a row and gives
+                a ChatExample or `{"messages": [...], "rejected": [...], "metadata": {...}}`; None
+                goes by the columns of the first row.
             options: the formatter's own.
 
         Raises:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
 
 from shammah.datasets.dataset import LazyDataset, streamed
 from shammah.datasets.formatters.base import ChatExample, Formatter
+from shammah.datasets.formatters.own import Own
 from shammah.datasets.formatters.registry import detect, formatter
 from shammah.errors import InputError, UsageError
 from shammah.ports.dataset_store import BadRows
@@ -27,8 +29,16 @@ class Examples:
         self._bad = BadRows(dataset.on_bad)
 
     @classmethod
-    def of(cls, dataset: LazyDataset, format: str | None, options: Mapping[str, str]) -> Examples:
+    def of(
+        cls,
+        dataset: LazyDataset,
+        format: str | Callable[..., Any] | None,
+        options: Mapping[str, str],
+    ) -> Examples:
         """As `LazyDataset.examples` says."""
+        if callable(format):
+            name = getattr(format, "__qualname__", type(format).__name__).rpartition(".")[2]
+            return cls(dataset, name, Own(name, format, options))
         if format is None:
             first = dataset.first_row()
             if first is None:

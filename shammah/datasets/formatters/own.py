@@ -1,4 +1,4 @@
-"""The user's own function as a formatter: `module:function`."""
+"""The user's own function as a formatter: a callable, or `module:function`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Own:
     """A function that takes a row (and options by name) and gives a ChatExample, or a mapping with
     `messages` and, if wanted, `rejected` and `metadata`, as JSON would have them.
 
-    A ValueError, KeyError or the like that it raises makes the row a bad one.
+    Whatever it raises makes the row a bad one.
     """
 
     name: str
@@ -32,9 +32,10 @@ class Own:
     def __call__(self, row: Row) -> ChatExample:
         try:
             made = self.function(row, **self.options)
-        except (InputError, LookupError, ValueError, TypeError, AttributeError) as error:
-            said = error.message if isinstance(error, InputError) else repr(error)
-            raise InputError(f"{self.name} failed: {said}") from error
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{self.name} failed: {error!r}") from error
         if isinstance(made, ChatExample):
             return made
         if not isinstance(made, Mapping):
