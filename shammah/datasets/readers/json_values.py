@@ -31,9 +31,10 @@ def json_rows(path: Path, bad: BadRows) -> Iterator[Row]:
     """
     origin = Origin(str(path))
     with open_bytes(path) as stream:
-        for value, line in _Values(stream, origin):
+        for value, line, plain in _Values(stream, origin):
             try:
-                row = Row.of(checked_object(value), origin, line)
+                values = value if plain and type(value) is dict else checked_object(value)
+                row = Row.of(values, origin, line)
             except InputError as error:
                 bad.add(origin, line, error.message)
             else:
@@ -41,7 +42,8 @@ def json_rows(path: Path, bad: BadRows) -> Iterator[Row]:
 
 
 class _Values:
-    """Values and the lines they begin on."""
+    """Values, the lines they begin on, and whether they are plain: without an escape such as those
+    that half a character is written with."""
 
     def __init__(self, stream: IO[bytes], origin: Origin) -> None:
         self._read = stream.read
@@ -51,7 +53,7 @@ class _Values:
         self._text, self._at, self._line = "", 0, 1
         self._ended = False
 
-    def __iter__(self) -> Iterator[tuple[Any, int]]:
+    def __iter__(self) -> Iterator[tuple[Any, int, bool]]:
         array = self._next() == "["
         if array:
             self._move(self._at + 1)
@@ -74,7 +76,8 @@ class _Values:
                 self._next()
             first = False
             line = self._line
-            yield self._value(), line
+            value, plain = self._value()
+            yield value, line, plain
 
     def _next(self) -> str:
         """The character after white space; empty at the end."""
@@ -88,7 +91,7 @@ class _Values:
             if not self._more():
                 return ""
 
-    def _value(self) -> Any:
+    def _value(self) -> tuple[Any, bool]:
         block = BLOCK
         while True:
             try:
@@ -106,8 +109,11 @@ class _Values:
             else:
                 # A number at the end of what was read may go on.
                 if end < len(self._text) or not self._more(block):
+                    # The backslash alone is looked for first, which costs next to nothing.
+                    where = self._text.find("\\", self._at, end)
+                    plain = where < 0 or self._text.find("\\u", where, end) < 0
                     self._move(end)
-                    return value
+                    return value, plain
             block *= 2  # so that a long value is not parsed too often
             if len(self._text) - self._at > MAX_LINE:
                 raise self._error(f"a value of more than {MAX_LINE:,} characters")
