@@ -72,6 +72,7 @@ def build_parser() -> Parser:
     _config(commands)
     _model(commands)
     _render(commands)
+    _data(commands)
     doctor = _command(commands, "doctor", "check that everything is in place", "doctor:run")
     _json(doctor)
     return parser
@@ -286,6 +287,42 @@ def _model(commands: Any) -> None:
     info.add_argument("name", nargs="?", help="another than the configured one")
     card = _action(actions, "card", "the same, and what its makers say of it", "model:card")
     card.add_argument("name", nargs="?", help="another than the configured one")
+
+
+def _data(commands: Any) -> None:
+    data = _command(commands, "data", "look at data sets", "data:show")
+    _json(data)
+    actions = data.add_subparsers(metavar="action", required=True)
+    show = _action(actions, "show", "print rows as the conversations they become", "data:show")
+    _source(show)
+    show.add_argument("--take", type=int, metavar="N", default=3, help="so many (3)")
+    show.add_argument("--skip", type=int, metavar="N", default=0, help="pass over so many first")
+    show.add_argument("--shuffle", type=int, metavar="SEED", help="in the order that a seed gives")
+    show.add_argument("--skip-bad", action="store_true", help="pass over bad rows and count them")
+    check = _action(actions, "check", "read every row: how many, how long, which bad", "data:check")
+    _source(check)
+
+
+def _source(parser: Parser) -> None:
+    parser.add_argument(
+        "source",
+        help="a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .gz), a folder, a pattern, or a "
+        "data set of the Hub: owner/name, with :config and @revision where wanted",
+    )
+    parser.add_argument("--split", metavar="NAME", help="such as train or test")
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="scifact, fever, gsm8k, prompt_completion, chat, preference, or module:function; "
+        "told by the columns if not given",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the format, such as calculator=strip; may be repeated",
+    )
 
 
 def _command(commands: Any, name: str, summary: str, run: str, **options: Any) -> Parser:

@@ -1,0 +1,1 @@
+"""Rows of known data sets as conversations, one file each."""
