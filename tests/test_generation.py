@@ -27,9 +27,9 @@ from shammah.generation.engine import Engine
 from shammah.generation.lora import AdaptableModel
 from shammah.generation.params import GenerationParams
 from shammah.generation.sampling import Sampler, candidates
-from shammah.messages import Conversation, assistant, system, user
+from shammah.messages import Conversation, TextPart, assistant, system, user
 from shammah.models.load import BaseModel, load_base_model
-from shammah.renderers.detokenize import Detokenizer, StopTexts
+from shammah.renderers.detokenize import Detokenizer
 from shammah.renderers.registry import renderer_for
 from shammah.settings import GenerationSettings, ModelSettings
 
@@ -353,17 +353,18 @@ def test_detokenizing_costs_the_same_for_each_token() -> None:
 
 
 @given(st.lists(st.sampled_from(["a", "\n", "\n\nUs", "er:", "U", "\n\nUser", " b"])))
-def test_stop_texts_end_wherever_the_pieces_break(pieces: list[str]) -> None:
-    stops = StopTexts(["\n\nUser:"])
-    out, ended = "", False
-    for piece in pieces:
-        text, ended = stops.push(piece)
-        out += text
-        if ended:
-            break
-    whole = "".join(pieces)
-    assert ended == ("\n\nUser:" in whole)
-    assert out + stops.finish() == whole.partition("\n\nUser:")[0]
+def test_the_next_turn_ends_an_answer_wherever_it_breaks(pieces: list[str]) -> None:
+    tokenizer = tiny_models.byte_tokenizer(chat_template=None)
+    parser = renderer_for(tokenizer).parser()
+    whole = "x" + "".join(pieces)
+    said = ""
+    for token in tokenizer(whole)["input_ids"]:
+        said += "".join(part.text for part in parser.feed(token) if isinstance(part, TextPart))
+    rest, parsed = parser.finish()
+    said += "".join(part.text for part in rest if isinstance(part, TextPart))
+    assert parser.ended == ("\nUser:" in whole)
+    assert said == parsed.message.text
+    assert said.rstrip("\n") == whole.partition("\nUser:")[0].rstrip("\n")
 
 
 # Streaming, stopping, failing.

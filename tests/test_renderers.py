@@ -166,7 +166,6 @@ def test_a_model_without_template_gets_plain_roles_and_says_so() -> None:
         == "Be brief.\n\nUser: Hi\n\nAssistant: Yes\n\nUser: So?\n\nAssistant:"
     )
     assert "chat template" in renderer.notes[0]
-    assert "\n\nUser:" in renderer.stop_texts
     example = renderer.supervised((user("Hi"), assistant("Yes")))
     prompt = renderer.generation_prompt((user("Hi"),))
     assert example.tokens[: len(prompt)] == prompt

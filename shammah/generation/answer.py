@@ -23,6 +23,7 @@ StopReason = Literal["end", "length", "cut"]
 class Answer:
     """A finished answer.
 
+    `thinking` is what the model thought before it answered, where its format has a place for that.
     `stop_reason` is `end` (the model ended it), `length` (`max_tokens` or the context was used up)
     or `cut` (it was stopped). `prompt_tokens` counts the whole prompt; `reused_tokens` of them were
     in the cache. Times are seconds since decoding began; `tokens_per_second` counts from the first
@@ -31,6 +32,7 @@ class Answer:
     """
 
     text: str
+    thinking: str | None
     tokens: int
     prompt_tokens: int
     reused_tokens: int

@@ -10,6 +10,7 @@ import queue
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -19,10 +20,10 @@ from shammah.generation.decoding import TokenDecoder
 from shammah.generation.lora import AdaptableModel, AdapterState, Weights
 from shammah.generation.params import GenerationParams
 from shammah.generation.sampling import Sampler
-from shammah.messages import Conversation
+from shammah.messages import Conversation, TextPart, ToolCall
 from shammah.models.load import BaseModel
 from shammah.renderers.base import Renderer
-from shammah.renderers.detokenize import Detokenizer, StopTexts
+from shammah.renderers.parsing import STRAY, Delta, Problem
 
 log = logging.getLogger("shammah")
 
@@ -228,13 +229,14 @@ class Engine:
                 ended = True
                 break
         tokens.close()  # type: ignore[attr-defined]
-        text.finish(ended)
+        text.finish()
         reason = "end" if ended else run.reason
         seconds = time.perf_counter() - started
         first_seconds = (first or time.perf_counter()) - started
         rest = seconds - first_seconds
         return Answer(
             text=text.text,
+            thinking=text.thinking,
             tokens=count,
             prompt_tokens=len(prompt),
             reused_tokens=run.reused,
@@ -254,30 +256,40 @@ class _AnswerText:
 
     def __init__(self, renderer: Renderer, request: Request) -> None:
         self.text = ""
-        self._detokenizer = Detokenizer(renderer.decode)
-        self._stops = StopTexts(renderer.stop_texts)
-        self._prefix = renderer.answer_prefix
+        self.thinking: str | None = None
+        self._parser = renderer.parser()
         self._pieces: list[str] = []
         self._listener = request.listener
 
     def push(self, token: int) -> bool:
         """Take a token; true when the text has reached its end."""
-        piece, ended = self._stops.push(self._detokenizer.push(token))
-        self._give(piece)
-        return ended
+        self._give(self._parser.feed(token))
+        return self._parser.ended
 
-    def finish(self, ended: bool) -> None:
-        if not ended:
-            piece, stopped = self._stops.push(self._detokenizer.finish())
-            self._give(piece if stopped else piece + self._stops.finish())
+    def finish(self) -> None:
+        deltas, parsed = self._parser.finish()
+        self._give(deltas)
         self.text = "".join(self._pieces)
+        self.thinking = parsed.message.thinking
 
-    def _give(self, piece: str) -> None:
-        if piece and self._prefix:
-            piece, self._prefix = piece.removeprefix(self._prefix), ""
-        if piece:
-            self._pieces.append(piece)
-            self._listener.emit(piece)
+    def _give(self, deltas: Sequence[Delta]) -> None:
+        for delta in deltas:
+            match delta:
+                case TextPart(text):
+                    self._pieces.append(text)
+                    self._listener.emit(text)
+                case ToolCall(name, arguments):
+                    # There is no tool here to call: what the model wanted is shown as text.
+                    self._show(f"{name}({arguments})")
+                case Problem(text, reason):
+                    log.warning("not in the model's format (%s)", reason)
+                    if reason != STRAY:
+                        self._show(text)
+
+    def _show(self, text: str) -> None:
+        if text:
+            self._pieces.append(text)
+            self._listener.emit(text)
 
 
 def _failure(error: Exception) -> GenerationError:

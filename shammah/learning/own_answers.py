@@ -73,7 +73,7 @@ def _sampled(base: BaseModel, renderer: Renderer) -> tuple[Anchor, ...]:
         if len(prompt) + MOST_TOKENS > base.context_length:
             continue
         tokens = sample_tokens(base.model, prompt, params)
-        text = renderer.decode(tokens).removeprefix(renderer.answer_prefix).strip()
+        text = renderer.parse(tokens).message.text.strip()
         if text and len(tokens) < MOST_TOKENS:
             found.append(Anchor(query=question, answer=text))
     return tuple(found)

@@ -133,7 +133,7 @@ async def _draft(
             stop_tokens=renderer.stop_tokens,
         ),
     )
-    text = renderer.decode(tokens).removeprefix(renderer.answer_prefix).strip()
+    text = renderer.parse(tokens).message.text.strip()
     if len(tokens) >= longest or not text:
         return None
     return _Draft(text, datum(renderer.supervised(answered(fitting, text))))

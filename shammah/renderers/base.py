@@ -55,16 +55,6 @@ class Renderer(Protocol):
         """Tokens that end an answer and are not part of its text."""
         ...
 
-    @property
-    def stop_texts(self) -> tuple[str, ...]:
-        """Texts that end an answer and are not part of it, for formats without an end token."""
-        ...
-
-    @property
-    def answer_prefix(self) -> str:
-        """Text that a model puts before its answer because the format wants it, such as a space."""
-        ...
-
     def generation_prompt(
         self, conversation: Conversation, tools: Sequence[Tool] = ()
     ) -> list[int]:

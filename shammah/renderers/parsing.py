@@ -15,6 +15,9 @@ from shammah.messages import Message, Part, TextPart, ThinkingPart, ToolCall
 from shammah.renderers.detokenize import Detokenizer
 from shammah.renderers.tokenization import TextTokenizer
 
+STRAY = "this special token has no place here"
+"""The reason of a problem whose text nobody should be shown as an answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -65,7 +68,8 @@ class AnswerParser(ABC):
             else:
                 self._marks[token] = mark
         self._splitter = _Splitter(spelled)
-        self._detokenizer = Detokenizer(text.decode_whole)
+        self._text = text
+        self._detokenizer = Detokenizer(text.decode)
         self._stop_tokens = frozenset(stop_tokens)
         self._parts: list[TextPart | ThinkingPart] = []
         self._calls: list[ToolCall] = []
@@ -86,6 +90,11 @@ class AnswerParser(ABC):
     def end(self) -> None:
         """No more is read: what is open is closed, or reported where it must not be open."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the answer has come to its end: nothing more is read."""
+        return self._ended
+
     def feed(self, token: int) -> list[Delta]:
         """What one more token adds. Tokens behind the end of the answer add nothing."""
         if not self._ended:
@@ -95,6 +104,9 @@ class AnswerParser(ABC):
             elif token in self._marks:
                 self._flush()
                 self.mark(self._marks[token])
+            elif token in self._text.special_ids:
+                self._flush()
+                self.problem(self._text.decode_whole([token]), STRAY)
             else:
                 self._read(self._detokenizer.push(token))
         return self._given()

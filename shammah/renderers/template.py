@@ -44,8 +44,6 @@ class TemplateRenderer:
     """
 
     name = "template"
-    stop_texts: tuple[str, ...] = ()
-    answer_prefix = ""
 
     def __init__(self, tokenizer: Any, stop_tokens: Iterable[int] = ()) -> None:
         self._text = TextTokenizer(tokenizer)
