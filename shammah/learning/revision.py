@@ -16,13 +16,9 @@ import numpy as np
 from shammah.learning.lessons import Lesson, answered
 from shammah.learning.material import Material
 from shammah.messages import Conversation, user
-from shammah.ports.training_client import (
-    Datum,
-    ModelInput,
-    SamplingParams,
-    TensorData,
-    TrainingClient,
-)
+from shammah.ports.datum import Datum, ModelInput, TensorData
+from shammah.ports.sampling_client import SamplingParams
+from shammah.ports.training_client import TrainingClient
 from shammah.renderers.base import Renderer
 from shammah.training.datums import datum
 from shammah.training.examples import Example
@@ -124,8 +120,8 @@ async def _draft(
             break
     else:
         return None
-    tokens = await client.sample(
-        ModelInput(tuple(prompt)),
+    (sample,) = await client.sampler.sample(
+        ModelInput.of(prompt),
         SamplingParams(
             max_tokens=longest,
             temperature=TEMPERATURE if number else 0.0,
@@ -133,8 +129,8 @@ async def _draft(
             stop_tokens=renderer.stop_tokens,
         ),
     )
-    text = renderer.decode(tokens).removeprefix(renderer.answer_prefix).strip()
-    if len(tokens) >= longest or not text:
+    text = renderer.decode(sample.answer_tokens).removeprefix(renderer.answer_prefix).strip()
+    if sample.stop_reason == "length" or not text:
         return None
     return _Draft(text, datum(renderer.supervised(answered(fitting, text))))
 
@@ -154,7 +150,7 @@ def _weighed(example: Example, plain: Datum, low: np.ndarray, high: np.ndarray) 
     advantage[where[-size:]] = np.clip(
         high[-size:] - low[where[-size:]], -MOST_ADVANTAGE, MOST_ADVANTAGE
     )
-    inputs = {**plain.loss_fn_inputs, "advantage": TensorData(advantage)}
+    inputs = {**plain.loss_fn_inputs, "advantages": TensorData(advantage)}
     (term,) = example.terms
     return replace(example, terms=(replace(term, datums=(replace(plain, loss_fn_inputs=inputs),)),))
 

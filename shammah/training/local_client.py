@@ -9,37 +9,41 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
-from shammah.errors import DivergenceError, TrainingError
+from shammah.errors import DataError, DivergenceError, ShammahError, TrainingError
 from shammah.files import private_folder, write_atomic
+from shammah.generation.decoding import TokenDecoder
+from shammah.generation.local_sampling import LocalSamplingClient, TokenSampling
+from shammah.generation.lora import AdapterSlot, AdapterState
+from shammah.ports.datum import Datum
 from shammah.ports.training_client import (
     AdamParams,
-    Datum,
+    CustomLoss,
     ForwardBackwardOutput,
-    ModelInput,
+    ModelInfo,
     OptimStepOutput,
-    SamplingParams,
 )
 from shammah.settings import LoraSettings, TrainingSettings
-from shammah.training import losses
+from shammah.training import custom, losses
 from shammah.training.allocator import limit_kernels, release_memory
 from shammah.training.body import Body, Targets
 from shammah.training.holding import Holding, Moments
 from shammah.training.layers import install
 from shammah.training.lora import attach_lora, linear_modules
 from shammah.training.optimizer import AdamW
-from shammah.training.packing import pack_groups
-from shammah.training.sampling import sample_tokens
+from shammah.training.packing import pack, pack_groups
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel
+
+T = TypeVar("T")
 
 ACTIVATION_BYTES = 128 << 20
 FEWEST_TOKENS, MOST_TOKENS = 64, 4096
@@ -94,6 +98,9 @@ class LocalTrainingClient:
         """Tokens computed at once."""
         self._optimizer = AdamW(self.lora.named_parameters())
         self._weight = 0.0
+        self._version = 0
+        """Of the weights: what was read with others is of no use."""
+        self._sampler: LocalSamplingClient | None = None
         outside = self._random_state()
         torch.manual_seed(training.seed)
         self._random = self._window_random = self._random_state()
@@ -103,20 +110,46 @@ class LocalTrainingClient:
         self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
     ) -> ForwardBackwardOutput:
         """See `TrainingClient.forward_backward`."""
-        with self._own_random(), torch.enable_grad():
-            self.layers.dropout_on = True
-            try:
-                output = self._run(datums, loss_fn, backward=True)
-            finally:
-                self.layers.dropout_on = False
+        with _failures(), self._with_dropout(), torch.enable_grad():
+            output = self._run(datums, loss_fn, backward=True)
         self._weight += output.weight
         return output
+
+    async def forward_backward_custom(
+        self, datums: Sequence[Datum], fn: CustomLoss, *, weight: float = 1.0
+    ) -> ForwardBackwardOutput:
+        """See `TrainingClient.forward_backward_custom`. One pass where the datums fit into
+        `micro_batch_tokens`, else two."""
+        if not weight > 0 or not datums:
+            raise TrainingError(f"{len(datums)} datums with a weight of {weight} teach nothing.")
+        logprobs, greedy = self._empty(datums)
+        lengths = [len(datum.model_input) for datum in datums]
+        packs = pack(lengths, self.micro_batch_tokens)
+        with _failures(), self._with_dropout(), torch.enable_grad():
+            random = self._random_state()
+            try:
+                loss, metrics, outputs = custom.add_gradients(
+                    datums,
+                    packs,
+                    lambda members: self._targets([datums[index] for index in members]),
+                    fn,
+                    lambda: self._set_random_state(random),
+                )
+            except DivergenceError:
+                self._forget()
+                raise
+        for members, targets in zip(packs, outputs, strict=True):
+            _scatter(targets, members, logprobs, greedy)
+        self._weight += weight
+        return ForwardBackwardOutput(
+            loss, weight, sum(lengths), tuple(logprobs), tuple(greedy), metrics
+        )
 
     async def forward(
         self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
     ) -> ForwardBackwardOutput:
         """See `TrainingClient.forward`."""
-        with torch.no_grad():
+        with _failures(), torch.no_grad():
             return self._run(datums, loss_fn, backward=False)
 
     async def optim_step(self, params: AdamParams) -> OptimStepOutput:
@@ -125,7 +158,9 @@ class LocalTrainingClient:
         if self._holding is not None:
             # The optimizer divides by the weight of what was gathered.
             self._holding.add_gradients(self._hold * weight)
-        norm = self._optimizer.step(weight, params)
+        with _failures():
+            norm = self._optimizer.step(weight, params)
+        self._version += 1
         if self.lora.frozen is not None:
             self.lora.frozen.restore()
         release_memory()
@@ -161,6 +196,7 @@ class LocalTrainingClient:
             raise TrainingError(
                 f"The checkpoint {folder} cannot be read: {error}.", hint="Start the job afresh."
             ) from error
+        self._version += 1
         self.lora.load(adapter)
         self._optimizer.load(optimizer)
         self._random = self._window_random = random["torch"]
@@ -170,10 +206,37 @@ class LocalTrainingClient:
         """See `TrainingClient.save_weights`."""
         self.lora.save(path)
 
-    async def sample(self, prompt: ModelInput, params: SamplingParams) -> tuple[int, ...]:
-        """See `TrainingClient.sample`."""
-        with self.body.own_attention():
-            return sample_tokens(self.base.model, prompt.tokens, params)
+    @property
+    def sampler(self) -> LocalSamplingClient:
+        """See `TrainingClient.sampler`."""
+        if self._sampler is None:
+            self._sampler = LocalSamplingClient(
+                # The adapter is in the layers, not in a slot.
+                TokenSampling(self.base, TokenDecoder(self.base, AdapterSlot())),
+                lambda: AdapterState(None, self._version, ()),
+                self._sampling,
+            )
+        return self._sampler
+
+    async def _sampling(self, work: Callable[[], T]) -> T:
+        with self.body.own_attention(), torch.no_grad():
+            return work()
+
+    async def info(self) -> ModelInfo:
+        """See `TrainingClient.info`."""
+        base, lora = self.base, self.lora
+        return ModelInfo(
+            model=base.name,
+            fingerprint=base.fingerprint,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            target_modules=tuple(lora.target_modules),
+            trainable_parameters=sum(p.numel() for p in lora.named_parameters().values()),
+            dtype=str(base.dtype).removeprefix("torch."),
+            device=base.device,
+            max_tokens=base.context_length,
+            step=self._optimizer.steps,
+        )
 
     def describe(self) -> str:
         """How the model is run, in a line for a log."""
@@ -196,18 +259,11 @@ class LocalTrainingClient:
                 f"{loss_fn} takes {loss_of.members} datums at a time, not {len(datums)}."
             )
         lengths = [len(datum.model_input) for datum in datums]
-        shapes = [datum.loss_fn_inputs["target_tokens"].shape for datum in datums]
-        logprobs = [np.zeros(shape, dtype=np.float32) for shape in shapes]
-        greedy = [False] * len(datums)
+        logprobs, greedy = self._empty(datums)
         loss = weight = 0.0
         for members in pack_groups(lengths, self.micro_batch_tokens, loss_of.members):
-            self.layers.workspace.reset()
-            # An example that is longer than the budget would take more memory than it stands for:
-            # as many blocks keep their inner part as fit, the others compute it twice.
-            tokens = sum(lengths[index] for index in members)
-            self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // tokens
             group = [datums[index] for index in members]
-            targets = self.body.targets(group)
+            targets = self._targets(group)
             part = loss_of.compute(
                 targets.logprobs, self._inputs(group, targets, loss_fn, loss_of.needs)
             )
@@ -225,6 +281,35 @@ class LocalTrainingClient:
             _scatter(targets, members, logprobs, greedy)
         return ForwardBackwardOutput(loss, weight, sum(lengths), tuple(logprobs), tuple(greedy))
 
+    def _targets(self, group: Sequence[Datum]) -> Targets:
+        """Run the examples of a pack."""
+        self.layers.workspace.reset()
+        # An example that is longer than the budget would take more memory than it stands for:
+        # as many blocks keep their inner part as fit, the others compute it twice.
+        tokens = sum(len(example.model_input) for example in group)
+        self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // max(1, tokens)
+        return self.body.targets(group)
+
+    def _empty(self, datums: Sequence[Datum]) -> tuple[list[Any], list[bool]]:
+        """Places for the log-probabilities of datums, and for whether they are greedy."""
+        vocabulary = self.base.model.get_input_embeddings().weight.shape[0]
+        logprobs = []
+        for number, datum in enumerate(datums, start=1):
+            targets = datum.loss_fn_inputs.get("target_tokens")
+            if targets is None or not datum.model_input.is_text or not len(datum.model_input):
+                what = "no target_tokens" if targets is None else "no token"
+                what = what if datum.model_input.is_text else "an image, and the model reads text"
+                raise TrainingError(f"Datum {number} of {len(datums)} has {what}.")
+            most = max(max(datum.model_input.tokens), int(targets.data.max(initial=0)))
+            if most >= vocabulary:
+                raise TrainingError(
+                    f"Datum {number} of {len(datums)} has the token {most}, and the model knows "
+                    f"{vocabulary}.",
+                    hint="It was made with another model's tokenizer.",
+                )
+            logprobs.append(np.zeros(targets.shape, dtype=np.float32))
+        return logprobs, [False] * len(datums)
+
     def _inputs(
         self, group: Sequence[Datum], targets: Targets, loss_fn: str, needs: Sequence[str]
     ) -> dict[str, torch.Tensor]:
@@ -241,7 +326,11 @@ class LocalTrainingClient:
             for example, places in zip(group, targets.places, strict=True):
                 if name not in example.loss_fn_inputs:
                     raise TrainingError(f"{loss_fn} needs {name!r} with every example.")
-                values.append(example.loss_fn_inputs[name].data.reshape(-1)[places])
+                given = example.loss_fn_inputs[name]
+                wanted = example.loss_fn_inputs["target_tokens"].shape
+                if given.shape != wanted:
+                    raise TrainingError(f"{name} is {given.shape}, target_tokens {wanted}.")
+                values.append(given.data.reshape(-1)[places])
             joined = np.concatenate(values).astype(np.float32)
             inputs[name] = torch.from_numpy(joined).to(self.body.device)
         return inputs
@@ -250,6 +339,15 @@ class LocalTrainingClient:
         """Drop the gradients gathered so far."""
         self._optimizer.clear()
         self._weight = 0.0
+
+    @contextmanager
+    def _with_dropout(self) -> Iterator[None]:
+        with self._own_random():
+            self.layers.dropout_on = True
+            try:
+                yield
+            finally:
+                self.layers.dropout_on = False
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -283,6 +381,23 @@ class LocalTrainingClient:
     @property
     def _device_type(self) -> str:
         return str(self.body.device.type)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What torch and numpy raise becomes the port's error, with them for its cause."""
+    try:
+        yield
+    except DataError as error:
+        raise TrainingError(error.message, hint=error.hint) from error
+    except ShammahError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingError(
+            "There was not enough memory to train.", hint="Lower training.micro_batch_tokens."
+        ) from error
+    except Exception as error:
+        raise TrainingError(f"Computing failed: {type(error).__name__}: {error}") from error
 
 
 def tokens_for(model: Any) -> int:
