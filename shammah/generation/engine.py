@@ -171,10 +171,7 @@ class Engine:
                 active.
         """
         return LocalSamplingClient(
-            # Its own decoder: the conversation's prefix cache is left alone.
-            TokenSampling(
-                self.base, TokenDecoder(self.base, self._adaptable.slot), self._closed.is_set
-            ),
+            TokenSampling(self.base, self._decoder, self._closed.is_set),
             lambda: state or self._active,
             self._between_answers,
         )

@@ -1,7 +1,8 @@
 """The `SamplingClient` on this machine: samples and log-probabilities through the one decode loop.
 
-n samples of a prompt are rows of one batch that share the reading of the prompt. Knows tokens; of
-text only what stop texts need.
+n samples of a prompt are rows of one batch that share the reading of the prompt. Nothing is kept
+between calls: a seed gives the same samples to the bit, whatever was sampled before. Knows tokens;
+of text only what stop texts need.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ class TokenSampling:
             limit=min(params.max_tokens, room),
             stop_tokens=params.stop_tokens,
             stopped=lambda: self._closed() or stopped(),
+            aside=True,
             logprobs=True,
         )
         texts = [self._stop_texts(params.stop_texts) for _ in range(n)]
@@ -236,8 +238,7 @@ class LocalSamplingClient:
                     yield token
                 _finished(last)
         finally:
-            # What was read is kept for the next prompt, by the thread that owns the model, unless
-            # that has gone.
+            # The generator is closed by the thread that runs it, unless that has gone.
             stopped.set()
             with failures(quiet=True):
                 await asyncio.shield(self._run(steps.close))  # type: ignore[attr-defined]

@@ -84,7 +84,7 @@ def _value(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     try:
         loss, given = fn(datums, logprobs)
-        metrics = {str(name): float(value) for name, value in _mapping(given).items()}
+        metrics = {str(name): _number(value) for name, value in _mapping(given).items()}
     except ShammahError:
         raise
     except Exception as error:
@@ -109,3 +109,7 @@ def _mapping(metrics: Mapping[str, float]) -> Mapping[str, float]:
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics are a mapping, not {type(metrics).__name__}")
     return metrics
+
+
+def _number(value: float | torch.Tensor) -> float:
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)

@@ -48,9 +48,9 @@ class FrozenPart:
 
 
 def recompress(a: torch.Tensor, b: torch.Tensor, rank: int) -> Factors:
-    """The factors of rank `rank` whose product is nearest to B A (Eckart and Young 1936), of a lower
-    rank where B A has no more; the same ones where they are no larger already. Never forms B A
-    itself."""
+    """The factors of rank `rank` whose product is nearest to B A (Eckart and Young 1936), of a
+    lower rank where B A has no more; the same ones where they are no larger already. Never forms
+    B A itself."""
     if a.shape[0] <= rank:
         return a, b
     rank = min(rank, a.shape[1], b.shape[0])

@@ -98,8 +98,6 @@ class LocalTrainingClient:
         """Tokens computed at once."""
         self._optimizer = AdamW(self.lora.named_parameters())
         self._weight = 0.0
-        self._version = 0
-        """Of the weights: what was read with others is of no use."""
         self._sampler: LocalSamplingClient | None = None
         outside = self._random_state()
         torch.manual_seed(training.seed)
@@ -160,7 +158,6 @@ class LocalTrainingClient:
             self._holding.add_gradients(self._hold * weight)
         with _failures():
             norm = self._optimizer.step(weight, params)
-        self._version += 1
         if self.lora.frozen is not None:
             self.lora.frozen.restore()
         release_memory()
@@ -196,7 +193,6 @@ class LocalTrainingClient:
             raise TrainingError(
                 f"The checkpoint {folder} cannot be read: {error}.", hint="Start the job afresh."
             ) from error
-        self._version += 1
         self.lora.load(adapter)
         self._optimizer.load(optimizer)
         self._random = self._window_random = random["torch"]
@@ -213,7 +209,7 @@ class LocalTrainingClient:
             self._sampler = LocalSamplingClient(
                 # The adapter is in the layers, not in a slot.
                 TokenSampling(self.base, TokenDecoder(self.base, AdapterSlot())),
-                lambda: AdapterState(None, self._version, ()),
+                lambda: AdapterState(None, 0, ()),
                 self._sampling,
             )
         return self._sampler
