@@ -194,3 +194,7 @@ class EmptyLessonError(TrainingError, ValueError):
 
 class DivergenceError(TrainingError, ArithmeticError):
     """Raised when a loss or gradient stops being finite."""
+
+
+class IncompatibleStateError(TrainingError, AdapterInvalidError):
+    """Raised when a saved state is of another adapter than the one that is trained."""

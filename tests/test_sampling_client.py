@@ -47,9 +47,9 @@ def make(tmp_path: Path) -> Iterator[Make]:
         one.close()
 
 
-def load(kind: str, folder: Path, dtype: str = "fp32", **options: Any) -> BaseModel:
+def load(kind: str, folder: Path, dtype: Any = "fp32", **options: Any) -> BaseModel:
     path = tiny_models.build(kind, folder, **options)
-    return load_base_model(ModelSettings(name=str(path), device="cpu", dtype=dtype))  # type: ignore[arg-type]
+    return load_base_model(ModelSettings(name=str(path), device="cpu", dtype=dtype))
 
 
 def plainly(base: BaseModel, tokens: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -119,6 +119,45 @@ async def test_rows_of_a_batch_are_what_each_is_alone(kind: str, make: Make) -> 
         assert not set(stops) & set(sample.answer_tokens)
     assert await client.sample(prompt, params, 6) == together
     assert row_seed(11, 0) == 11 and len({row_seed(11, row) for row in range(100)}) == 100
+
+
+async def test_a_model_that_holds_more_than_keys_draws_one_row_after_another(
+    tmp_path: Path,
+) -> None:
+    """Short convolutions have a state of their own, which no row can be given a copy of."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    path = tiny_models.build("qwen2", tmp_path / "model")
+    config = hf.Lfm2Config(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    hf.Lfm2ForCausalLM(config).save_pretrained(path)
+    client = BaseSamplingClient(
+        load_base_model(ModelSettings(name=str(path), device="cpu", dtype="fp32"))
+    )
+    try:
+        assert not client._sampling._decoder.batches
+        samples = await client.sample(ModelInput.of(PROMPT), WARM, 3)
+        assert len({sample.tokens for sample in samples}) == 3
+        for sample in samples:
+            expected = plainly(of(client), PROMPT + sample.tokens)[len(PROMPT) - 1 :]
+            np.testing.assert_allclose(sample.logprobs, expected, atol=2e-4)
+        found = await client.compute_logprobs(ModelInput.of(PROMPT))
+        np.testing.assert_allclose(found[1:], plainly(of(client), PROMPT), atol=2e-4)
+        assert await client.sample(ModelInput.of(PROMPT), WARM, 3) == samples
+    finally:
+        client.close()
 
 
 async def test_samples_are_spread_as_the_model_says(make: Make) -> None:
@@ -300,6 +339,8 @@ async def test_the_trainers_samples_are_of_the_weights_as_they_are(
     np.testing.assert_allclose(after.logprobs, looked, atol=tolerance)
     computed = await sampler.compute_logprobs(ModelInput.of(PROMPT + answer))
     np.testing.assert_allclose(computed[-4:], looked, atol=tolerance)
+    streamed = [token.token async for token in sampler.stream(prompt, SamplingParams(max_tokens=4))]
+    assert tuple(streamed) == answer
     # Training goes on as if nobody had sampled.
     await client.forward_backward([lesson])
     client.close()

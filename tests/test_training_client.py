@@ -153,8 +153,9 @@ async def test_a_broken_checkpoint_is_refused(base: BaseModel, tmp_path: Path) -
         await client.load_state(tmp_path / "nothing")
     await client.save_state(tmp_path / "state")
     client.close()
-    with pytest.raises(AdapterInvalidError):
+    with pytest.raises(AdapterInvalidError) as caught:
         await client_of(base, rank=8).load_state(tmp_path / "state")
+    assert isinstance(caught.value, TrainingError) and caught.value.backend == "local torch"
 
 
 async def test_divergence_leaves_the_weights_alone(base: BaseModel) -> None:

@@ -97,7 +97,9 @@ def repeated(cache: Cache, rows: int) -> Cache:
 
 def can_repeat(cache: Cache) -> bool:
     """Whether `repeated` knows all kinds of layers of a cache."""
-    return bool(cache.layers) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+    # Not their subclasses: some hold a state beside keys and values.
+    known = (GrowingLayer, DynamicLayer, DynamicSlidingWindowLayer)
+    return bool(cache.layers) and all(type(layer) in known for layer in cache.layers)
 
 
 @dataclass(slots=True)

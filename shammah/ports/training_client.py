@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 CustomLoss: TypeAlias = (
-    "Callable[[Sequence[Datum], Sequence[torch.Tensor]], tuple[torch.Tensor, Mapping[str, float]]]"
+    "Callable[[Sequence[Datum], Sequence[torch.Tensor]], "
+    "tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]]"
 )
 """`fn(datums, logprobs) -> loss, metrics`. `logprobs[i]` float32 has the shape of datum i's targets
 and a gradient; the loss is one number that depends on them in any differentiable way."""
@@ -145,11 +146,20 @@ class TrainingClient(Protocol):
         ...
 
     async def save_state(self, folder: Path) -> None:
-        """Write adapter, optimiser and random states so that training can go on bit-equal."""
+        """Write adapter, optimiser and random states so that training can go on bit-equal.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
         ...
 
     async def load_state(self, folder: Path) -> None:
-        """Go on from what `save_state` wrote."""
+        """Go on from what `save_state` wrote.
+
+        Raises:
+            IncompatibleStateError: it is of another adapter.
+            TrainingError: the folder holds no whole state.
+        """
         ...
 
     async def save_weights(self, path: Path) -> None:

@@ -18,6 +18,7 @@ from shammah.ports.datum import Datum
 from shammah.ports.training_client import CustomLoss
 from shammah.training.body import Targets
 
+Metrics = Mapping[str, float | torch.Tensor]
 Pass = Callable[[Sequence[int]], Targets]
 """Runs the examples of a pack, with gradients where they are enabled."""
 
@@ -105,7 +106,7 @@ def _value(
     return loss.reshape(()), metrics
 
 
-def _mapping(metrics: Mapping[str, float]) -> Mapping[str, float]:
+def _mapping(metrics: Metrics) -> Metrics:
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics are a mapping, not {type(metrics).__name__}")
     return metrics

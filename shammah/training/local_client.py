@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
-from shammah.errors import DataError, DivergenceError, ShammahError, TrainingError
+from shammah.errors import DivergenceError, TrainingError
 from shammah.files import private_folder, write_atomic
 from shammah.generation.decoding import TokenDecoder
 from shammah.generation.local_sampling import LocalSamplingClient, TokenSampling
@@ -34,11 +34,13 @@ from shammah.settings import LoraSettings, TrainingSettings
 from shammah.training import custom, losses
 from shammah.training.allocator import limit_kernels, release_memory
 from shammah.training.body import Body, Targets
+from shammah.training.failures import check, failures
 from shammah.training.holding import Holding, Moments
 from shammah.training.layers import install
 from shammah.training.lora import attach_lora, linear_modules
 from shammah.training.optimizer import AdamW
 from shammah.training.packing import pack, pack_groups
+from shammah.training.random_state import OwnRandom
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel
@@ -96,19 +98,17 @@ class LocalTrainingClient:
         self.body = Body(base.model)
         self.micro_batch_tokens = training.micro_batch_tokens or fitting
         """Tokens computed at once."""
+        self._vocabulary = int(base.model.get_input_embeddings().weight.shape[0])
         self._optimizer = AdamW(self.lora.named_parameters())
         self._weight = 0.0
         self._sampler: LocalSamplingClient | None = None
-        outside = self._random_state()
-        torch.manual_seed(training.seed)
-        self._random = self._window_random = self._random_state()
-        self._set_random_state(outside)
+        self._random = OwnRandom(self.body.device, training.seed)
 
     async def forward_backward(
         self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
     ) -> ForwardBackwardOutput:
         """See `TrainingClient.forward_backward`."""
-        with _failures(), self._with_dropout(), torch.enable_grad():
+        with failures(), self._with_dropout(), torch.enable_grad():
             output = self._run(datums, loss_fn, backward=True)
         self._weight += output.weight
         return output
@@ -120,18 +120,19 @@ class LocalTrainingClient:
         `micro_batch_tokens`, else two."""
         if not weight > 0 or not datums:
             raise TrainingError(f"{len(datums)} datums with a weight of {weight} teach nothing.")
-        logprobs, greedy = self._empty(datums)
+        check(datums, self._vocabulary)
+        logprobs, greedy = _places(datums)
         lengths = [len(datum.model_input) for datum in datums]
         packs = pack(lengths, self.micro_batch_tokens)
-        with _failures(), self._with_dropout(), torch.enable_grad():
-            random = self._random_state()
+        with failures(), self._with_dropout(), torch.enable_grad():
+            random = self._random.now()
             try:
                 loss, metrics, outputs = custom.add_gradients(
                     datums,
                     packs,
                     lambda members: self._targets([datums[index] for index in members]),
                     fn,
-                    lambda: self._set_random_state(random),
+                    lambda: self._random.go_to(random),
                 )
             except DivergenceError:
                 self._forget()
@@ -147,7 +148,7 @@ class LocalTrainingClient:
         self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
     ) -> ForwardBackwardOutput:
         """See `TrainingClient.forward`."""
-        with _failures(), torch.no_grad():
+        with failures(), torch.no_grad():
             return self._run(datums, loss_fn, backward=False)
 
     async def optim_step(self, params: AdamParams) -> OptimStepOutput:
@@ -156,12 +157,12 @@ class LocalTrainingClient:
         if self._holding is not None:
             # The optimizer divides by the weight of what was gathered.
             self._holding.add_gradients(self._hold * weight)
-        with _failures():
+        with failures():
             norm = self._optimizer.step(weight, params)
         if self.lora.frozen is not None:
             self.lora.frozen.restore()
         release_memory()
-        self._window_random = self._random
+        self._random.keep()
         return OptimStepOutput(self._optimizer.steps, norm)
 
     async def save_state(self, folder: Path) -> None:
@@ -173,14 +174,14 @@ class LocalTrainingClient:
         self.lora.save(folder / _ADAPTER)
         state = {name: tensor.cpu() for name, tensor in self._optimizer.state().items()}
         write_atomic(folder / _OPTIMIZER, save(state))
-        write_atomic(folder / _RANDOM, save({"torch": self._window_random}))
+        write_atomic(folder / _RANDOM, save({"torch": self._random.kept}))
 
     async def load_state(self, folder: Path) -> None:
         """See `TrainingClient.load_state`.
 
         Raises:
             TrainingError: the folder holds no whole state.
-            AdapterInvalidError: it is of another adapter shape.
+            IncompatibleStateError: it is of another adapter shape.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -193,9 +194,10 @@ class LocalTrainingClient:
             raise TrainingError(
                 f"The checkpoint {folder} cannot be read: {error}.", hint="Start the job afresh."
             ) from error
-        self.lora.load(adapter)
-        self._optimizer.load(optimizer)
-        self._random = self._window_random = random["torch"]
+        with failures():
+            self.lora.load(adapter)
+            self._optimizer.load(optimizer)
+        self._random.load(random["torch"])
         self._weight = 0.0
 
     async def save_weights(self, path: Path) -> None:
@@ -254,8 +256,9 @@ class LocalTrainingClient:
             raise TrainingError(
                 f"{loss_fn} takes {loss_of.members} datums at a time, not {len(datums)}."
             )
+        check(datums, self._vocabulary)
         lengths = [len(datum.model_input) for datum in datums]
-        logprobs, greedy = self._empty(datums)
+        logprobs, greedy = _places(datums)
         loss = weight = 0.0
         for members in pack_groups(lengths, self.micro_batch_tokens, loss_of.members):
             group = [datums[index] for index in members]
@@ -285,26 +288,6 @@ class LocalTrainingClient:
         tokens = sum(len(example.model_input) for example in group)
         self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // max(1, tokens)
         return self.body.targets(group)
-
-    def _empty(self, datums: Sequence[Datum]) -> tuple[list[Any], list[bool]]:
-        """Places for the log-probabilities of datums, and for whether they are greedy."""
-        vocabulary = self.base.model.get_input_embeddings().weight.shape[0]
-        logprobs = []
-        for number, datum in enumerate(datums, start=1):
-            targets = datum.loss_fn_inputs.get("target_tokens")
-            if targets is None or not datum.model_input.is_text or not len(datum.model_input):
-                what = "no target_tokens" if targets is None else "no token"
-                what = what if datum.model_input.is_text else "an image, and the model reads text"
-                raise TrainingError(f"Datum {number} of {len(datums)} has {what}.")
-            most = max(max(datum.model_input.tokens), int(targets.data.max(initial=0)))
-            if most >= vocabulary:
-                raise TrainingError(
-                    f"Datum {number} of {len(datums)} has the token {most}, and the model knows "
-                    f"{vocabulary}.",
-                    hint="It was made with another model's tokenizer.",
-                )
-            logprobs.append(np.zeros(targets.shape, dtype=np.float32))
-        return logprobs, [False] * len(datums)
 
     def _inputs(
         self, group: Sequence[Datum], targets: Targets, loss_fn: str, needs: Sequence[str]
@@ -338,62 +321,12 @@ class LocalTrainingClient:
 
     @contextmanager
     def _with_dropout(self) -> Iterator[None]:
-        with self._own_random():
+        with self._random.drawing() if self.lora.dropout else nullcontext():
             self.layers.dropout_on = True
             try:
                 yield
             finally:
                 self.layers.dropout_on = False
-
-    @contextmanager
-    def _own_random(self) -> Iterator[None]:
-        """Dropout draws from this client's own stream, whatever else the process draws."""
-        if not self.lora.dropout:
-            yield
-            return
-        outside = self._random_state()
-        self._set_random_state(self._random)
-        try:
-            yield
-        finally:
-            self._random = self._random_state()
-            self._set_random_state(outside)
-
-    def _random_state(self) -> torch.Tensor:
-        if self._device_type == "cuda":
-            return torch.cuda.get_rng_state(self.body.device)
-        if self._device_type == "mps":
-            return torch.mps.get_rng_state()
-        return torch.get_rng_state()
-
-    def _set_random_state(self, state: torch.Tensor) -> None:
-        if self._device_type == "cuda":
-            torch.cuda.set_rng_state(state, self.body.device)
-        elif self._device_type == "mps":
-            torch.mps.set_rng_state(state)
-        else:
-            torch.set_rng_state(state)
-
-    @property
-    def _device_type(self) -> str:
-        return str(self.body.device.type)
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """What torch and numpy raise becomes the port's error, with them for its cause."""
-    try:
-        yield
-    except DataError as error:
-        raise TrainingError(error.message, hint=error.hint) from error
-    except ShammahError:
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingError(
-            "There was not enough memory to train.", hint="Lower training.micro_batch_tokens."
-        ) from error
-    except Exception as error:
-        raise TrainingError(f"Computing failed: {type(error).__name__}: {error}") from error
 
 
 def tokens_for(model: Any) -> int:
@@ -404,6 +337,12 @@ def tokens_for(model: Any) -> int:
         weight = model.get_submodule(path).weight
         per_token += weight.shape[1 if transposed else 0] * weight.element_size()
     return min(MOST_TOKENS, max(FEWEST_TOKENS, ACTIVATION_BYTES // max(1, per_token)))
+
+
+def _places(datums: Sequence[Datum]) -> tuple[list[Any], list[bool]]:
+    """For the log-probabilities of datums, and for whether they are greedy."""
+    shapes = [datum.loss_fn_inputs["target_tokens"].shape for datum in datums]
+    return [np.zeros(shape, dtype=np.float32) for shape in shapes], [False] * len(datums)
 
 
 def _scatter(
