@@ -371,6 +371,11 @@ async def test_nobody_there_no_key_no_question(
         async with OpenAILLM("m", base_url=wrong, api_key_env=None) as client:
             with pytest.raises(LLMError, match="no address"):
                 await client.chat(ASKED, PARAMS)
+    hidden = nobody.replace("//", "//someone:secret@")
+    async with OpenAILLM("m", base_url=hidden, api_key_env=None, retries=0) as client:
+        with pytest.raises(LLMError, match="could not be reached") as caught:
+            await client.chat(ASKED, PARAMS)
+    assert "secret" not in str(caught.value)
     async with client_of(server) as client:
         with pytest.raises(LLMError, match="nothing to answer"):
             await client.chat((), PARAMS)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from shammah import ports
 from shammah.errors import DataError, InputError, PortError, ShammahError, TrainingError
 from shammah.ports import wire
 from shammah.ports.datum import Datum, ImageChunk, ModelInput, TensorData, TextChunk
@@ -224,6 +228,16 @@ def test_broken_examples_from_elsewhere() -> None:
 
 def _one() -> dict[str, Any]:
     return {"data": [1.0], "dtype": "float32", "shape": [1]}
+
+
+def test_protocols_and_types_load_neither_torch_nor_http() -> None:
+    names = [f"shammah.ports.{path.stem}" for path in Path(ports.__path__[0]).glob("[a-z]*.py")]
+    code = (
+        f"import sys, {', '.join(names)}, shammah.backends.openai_llm\n"
+        "print([name for name in ('torch', 'transformers', 'httpx2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_the_errors_of_ports_say_whose_they_are() -> None:

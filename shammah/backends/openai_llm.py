@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -156,7 +157,7 @@ class OpenAILLM:
                 response = await http.send(request, stream=True)
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError) as error:
                 raise self._error(
-                    f"{self._url} is no address: {error}.", hint="Check base_url."
+                    f"that is no address: {self._quoted(_named(error))}", hint="Check base_url."
                 ) from error
             except httpx2.HTTPError as error:
                 if last or isinstance(error, httpx2.LocalProtocolError):
@@ -205,7 +206,7 @@ class OpenAILLM:
         doubled = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)
         # Clients that were refused together should not come back together.
         seconds = doubled * random.uniform(0.5, 1.0) if asked is None else asked
-        log.info("%s: %s, again in %.1f s", self._url, self._quoted(why), seconds)
+        log.info("%s: %s, again in %.1f s", self._model, self._quoted(why), seconds)
         await asyncio.sleep(seconds)
 
     async def _text(self, response: httpx2.Response) -> str:
@@ -268,7 +269,9 @@ class OpenAILLM:
         return text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
 
     def _error(self, message: str, *, hint: str | None = None) -> LLMError:
-        return LLMError(message, backend=f"{self._model} at {self._url}", hint=hint)
+        # An address may hold a name and a password.
+        shown = re.sub(r"//[^/@]*@", "//", self._url)
+        return LLMError(message, backend=f"{self._model} at {shown}", hint=hint)
 
 
 def import_http() -> None:
