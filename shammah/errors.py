@@ -40,6 +40,12 @@ class InputError(ShammahError, ValueError):
     exit_code = 2
 
 
+class DataError(ShammahError, ValueError):
+    """Raised when an array, a model input or a training example does not fit together."""
+
+    exit_code = 2
+
+
 class StorageError(ShammahError, OSError):
     """Raised when data cannot be read or written (full disk, permissions, a broken database)."""
 
@@ -168,10 +174,18 @@ class RegistryError(PortError):
     port = "ModelRegistry"
 
 
-class TrainingError(ShammahError, RuntimeError):
-    """Raised when a training job cannot start or does not finish."""
+class TrainingError(PortError):
+    """Raised when an adapter cannot be trained: a job that cannot start or does not finish."""
 
     exit_code = 7
+    port = "TrainingClient"
+
+    def __init__(
+        self, message: str, *, backend: str = "local torch", hint: str | None = None
+    ) -> None:
+        # Here only one backend trains, so that its name would tell a user nothing.
+        ShammahError.__init__(self, message, hint=hint)
+        self.backend = backend
 
 
 class EmptyLessonError(TrainingError, ValueError):
@@ -180,3 +194,7 @@ class EmptyLessonError(TrainingError, ValueError):
 
 class DivergenceError(TrainingError, ArithmeticError):
     """Raised when a loss or gradient stops being finite."""
+
+
+class IncompatibleStateError(TrainingError, AdapterInvalidError):
+    """Raised when a saved state is of another adapter than the one that is trained."""

@@ -11,7 +11,8 @@ import tiny_models
 import torch
 
 from shammah.models.load import BaseModel, load_base_model
-from shammah.ports.training_client import AdamParams, Datum, TensorData
+from shammah.ports.datum import Datum, TensorData
+from shammah.ports.training_client import AdamParams
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
 from shammah.training.body import base_distributions
 from shammah.training.datums import datum_weight, from_tokens, reweighted

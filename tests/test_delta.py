@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from shammah.models.load import load_base_model
-from shammah.ports.training_client import AdamParams, Datum
+from shammah.ports.datum import Datum
+from shammah.ports.training_client import AdamParams
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
 from shammah.training.datums import from_tokens
 from shammah.training.frozen import recompress

@@ -16,7 +16,7 @@ from shammah.learning.material import material, replayed
 from shammah.messages import Conversation, assistant, system, user
 from shammah.models.anchors import read_anchors
 from shammah.models.load import BaseModel
-from shammah.ports.training_client import Datum, ModelInput
+from shammah.ports.datum import Datum, ModelInput
 from shammah.renderers.base import Renderer
 from shammah.renderers.registry import renderer_for
 
@@ -84,8 +84,8 @@ def test_what_cannot_be_learned_is_said(renderer: Renderer) -> None:
 
 @given(earlier=st.integers(0, 30), anchors=st.integers(0, 30))
 def test_replay_is_half_earlier_lessons_and_half_anchors(earlier: int, anchors: int) -> None:
-    first = [Datum(ModelInput((1, index))) for index in range(earlier)]
-    second = [Datum(ModelInput((2, index))) for index in range(anchors)]
+    first = [Datum(ModelInput.of((1, index))) for index in range(earlier)]
+    second = [Datum(ModelInput.of((2, index))) for index in range(anchors)]
     mixed = replayed(first, second)
     counts = [sum(datum.model_input.tokens[0] == kind for datum in mixed) for kind in (1, 2)]
     assert {datum.model_input for datum in mixed} == {d.model_input for d in [*first, *second]}

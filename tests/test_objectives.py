@@ -19,7 +19,7 @@ from shammah.learning.material import Material, material
 from shammah.learning.revision import acceptable, requests, revised, with_advantages
 from shammah.messages import user
 from shammah.models.load import BaseModel, load_base_model
-from shammah.ports.training_client import Datum, TensorData
+from shammah.ports.datum import Datum, TensorData
 from shammah.renderers.base import Renderer
 from shammah.renderers.registry import renderer_for
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
@@ -88,7 +88,7 @@ def test_clipped_advantage_by_hand() -> None:
         inputs(
             weights=[1.0, 1.0, 0.5],
             reference=[-1.0, -1.0, -1.0],
-            advantage=[1.0, -1.0, -1.0],
+            advantages=[1.0, -1.0, -1.0],
             example=[0, 0, 0],
         ),
     )
@@ -218,7 +218,7 @@ async def test_where_nothing_fit_is_found_the_note_weighs_the_tokens(
         plain = material([noted], renderer, context_turns=0, max_length=512)
         made = await with_advantages(client, renderer, plain)
         datum = made.examples[0].judged
-        advantage = datum.loss_fn_inputs["advantage"].data
+        advantage = datum.loss_fn_inputs["advantages"].data
         where = np.flatnonzero(datum.loss_fn_inputs["weights"].data)
         shown = (user(f"{QUESTION}\n\nsay it in one word"),)
         after = material([Lesson(2, shown, answer, 1.0)], renderer, context_turns=0, max_length=512)

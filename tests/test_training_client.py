@@ -19,7 +19,9 @@ from shammah.errors import (
     TrainingError,
 )
 from shammah.models.load import BaseModel, load_base_model
-from shammah.ports.training_client import AdamParams, Datum, ModelInput, SamplingParams
+from shammah.ports.datum import Datum, ModelInput
+from shammah.ports.sampling_client import SamplingParams
+from shammah.ports.training_client import AdamParams
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
 from shammah.training.datums import datum_weight, from_tokens, reweighted
 from shammah.training.local_client import LocalTrainingClient, tokens_for
@@ -78,19 +80,19 @@ async def test_greedy_is_what_greedy_decoding_gives(tmp_path: Path) -> None:
     base = load("qwen2", tmp_path)
     client = client_of(base)
     prompt = (3, 1, 4, 1, 5)
-    answer = await client.sample(ModelInput(prompt), SamplingParams(max_tokens=6))
+    read = ModelInput.of(prompt)
+    (sample,) = await client.sampler.sample(read, SamplingParams(max_tokens=6))
+    answer = sample.tokens
     assert len(answer) == 6
     right = from_tokens([*prompt, *answer], [0.0] * 5 + [1.0] * 6)
     wrong = from_tokens([*prompt, *answer[:-1], (answer[-1] + 1) % 250], [0.0] * 5 + [1.0] * 6)
     assert (await client.forward([right, wrong])).greedy == (True, False)
-    stopped = await client.sample(
-        ModelInput(prompt), SamplingParams(max_tokens=6, stop_tokens=(answer[2],))
-    )
-    assert stopped == answer[: answer.index(answer[2])]
+    ending = SamplingParams(max_tokens=6, stop_tokens=(answer[2],))
+    (stopped,) = await client.sampler.sample(read, ending)
+    assert stopped.answer_tokens == answer[: answer.index(answer[2])]
+    assert (stopped.stop_reason, stopped.stop_token) == ("stop", answer[2])
     warm = SamplingParams(max_tokens=8, temperature=1.5, seed=4)
-    assert await client.sample(ModelInput(prompt), warm) == await client.sample(
-        ModelInput(prompt), warm
-    )
+    assert await client.sampler.sample(read, warm) == await client.sampler.sample(read, warm)
 
 
 async def test_a_step_divides_by_the_weight_of_the_window(tmp_path: Path) -> None:
@@ -151,8 +153,9 @@ async def test_a_broken_checkpoint_is_refused(base: BaseModel, tmp_path: Path) -
         await client.load_state(tmp_path / "nothing")
     await client.save_state(tmp_path / "state")
     client.close()
-    with pytest.raises(AdapterInvalidError):
+    with pytest.raises(AdapterInvalidError) as caught:
         await client_of(base, rank=8).load_state(tmp_path / "state")
+    assert isinstance(caught.value, TrainingError) and caught.value.backend == "local torch"
 
 
 async def test_divergence_leaves_the_weights_alone(base: BaseModel) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shammah.models.load import BaseModel, load_base_model
-from shammah.ports.training_client import Datum
+from shammah.ports.datum import Datum
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
 from shammah.training import attention
 from shammah.training.datums import from_tokens

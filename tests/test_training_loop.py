@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from shammah.errors import DivergenceError, EmptyLessonError, TrainingError
 from shammah.messages import assistant, user
 from shammah.models.load import BaseModel, load_base_model
-from shammah.ports.training_client import Datum, ModelInput, SamplingParams
+from shammah.ports.datum import Datum, ModelInput
+from shammah.ports.sampling_client import SamplingParams
 from shammah.renderers.registry import renderer_for
 from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSettings
 from shammah.training.batches import LessonBatches
@@ -180,11 +181,11 @@ async def test_lessons_stick_and_training_ends_then(embedded_model: BaseModel) -
         assert result.final_loss < before.mean_loss / 3
         renderer = renderer_for(embedded_model.tokenizer, embedded_model.stop_tokens)
         for question, answer in LESSONS:
-            new = await client.sample(
-                ModelInput(tuple(renderer.generation_prompt((user(question),)))),
+            (new,) = await client.sampler.sample(
+                ModelInput.of(renderer.generation_prompt((user(question),))),
                 SamplingParams(max_tokens=40, stop_tokens=renderer.stop_tokens),
             )
-            assert renderer.decode(new).strip() == answer
+            assert renderer.decode(new.answer_tokens).strip() == answer
     finally:
         client.close()
     progress = [event for event in events if event["event"] == "progress"]

@@ -157,7 +157,7 @@ def decode_speeds(name: str) -> tuple[float, float]:
     ours, theirs = [], []
     for _ in range(REPEATS + 1):
         adaptable = AdaptableModel(base.model)
-        decoder = TokenDecoder(base, adaptable)
+        decoder = TokenDecoder(base, adaptable.slot)
         with torch.inference_mode():
             started = time.perf_counter()
             run = decoder.start(

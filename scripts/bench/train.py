@@ -170,7 +170,8 @@ def shammah_seconds(examples: list[Example]) -> float:
     import asyncio
 
     from shammah.models.load import load_base_model
-    from shammah.ports.training_client import AdamParams, Datum
+    from shammah.ports.datum import Datum
+    from shammah.ports.training_client import AdamParams
     from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
     from shammah.training.datums import from_tokens
     from shammah.training.local_client import LocalTrainingClient

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from shammah.generation.params import GenerationParams
 from shammah.messages import Conversation
@@ -66,6 +66,22 @@ class Request:
     stopped: threading.Event
     state: AdapterState | None = None
     """What to answer with; None: what is active when decoding begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something else for the engine's thread to do, between two answers."""
+
+    work: Callable[[], Any]
+    future: Future[Any]
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.work())
+        except BaseException as error:
+            self.future.set_exception(error)
 
 
 class AnswerStream(AsyncIterator[str]):

@@ -11,7 +11,8 @@ order always give the same answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,17 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def crop(self, tokens_to_remove: int) -> None:
         self.length -= min(abs(tokens_to_remove), self.length)
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._rows(lambda held: held.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._rows(lambda held: held[indices])
+
+    def _rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.length:
+            self.keys = change(self.keys[:, :, : self.length])
+            self.values = change(self.values[:, :, : self.length])
+
     def _grow(self, keys: Tensor, values: Tensor, needed: int) -> None:
         size = max(_SMALLEST, needed + needed // 2)
         grown = []
@@ -73,6 +85,21 @@ def new_cache(config: Any) -> Cache:
     if kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
         cache.layers = [GrowingLayer(bool(layer.is_sliding)) for layer in cache.layers]
     return cache
+
+
+def repeated(cache: Cache, rows: int) -> Cache:
+    """A cache that holds in each of so many rows what this one holds in its only row; this one
+    stays as it is."""
+    copied = copy.deepcopy(cache)
+    copied.batch_repeat_interleave(rows)
+    return copied
+
+
+def can_repeat(cache: Cache) -> bool:
+    """Whether `repeated` knows all kinds of layers of a cache."""
+    # Not their subclasses: some hold a state beside keys and values.
+    known = (GrowingLayer, DynamicLayer, DynamicSlidingWindowLayer)
+    return bool(cache.layers) and all(type(layer) in known for layer in cache.layers)
 
 
 @dataclass(slots=True)

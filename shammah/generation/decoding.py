@@ -1,31 +1,46 @@
-"""Tokens after a prompt, one forward pass each. Knows the model and its caches, no text.
+"""Tokens after a prompt, one forward pass for each. Knows the model and its caches, no text.
 
 1. Take over what the prefix cache holds of the prompt.
-2. Read the rest of the prompt in chunks.
-3. Draw a token, give it out, read it, until there is a reason to end.
+2. Read the rest of the prompt in chunks, once for all rows.
+3. Draw a token for each row, give them out, read them, until each row has a reason to end.
 4. Keep what was read for the next prompt.
 
-One thread at a time, in `torch.inference_mode`.
+Several rows continue one prompt, so that they always have the same length: nothing is padded, and a
+row that has ended is taken out. One thread at a time, without gradients.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from shammah.generation.answer import StopReason
-from shammah.generation.cache import PrefixCache
+from shammah.generation.cache import PrefixCache, can_repeat, new_cache, repeated
 from shammah.generation.kernels import one_row
-from shammah.generation.lora import AdaptableModel, AdapterState
+from shammah.generation.lora import AdapterSlot, AdapterState
 from shammah.generation.sampling import Sampler
 from shammah.models.load import BaseModel
 
 CHUNK = 256
 """Prompt tokens read at once; between chunks a stop is heard."""
+LOGITS_BYTES = 64 << 20
+"""Size of the logits of all positions that are looked at together, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token of a row. `logprob` is the model's own, in nats, and nan where it was not asked for;
+    `ended` says that it is a stop token."""
+
+    row: int
+    token: int
+    logprob: float
+    ended: bool
 
 
 class TokenDecoder:
@@ -33,54 +48,84 @@ class TokenDecoder:
 
     Args:
         base: the model.
-        adaptable: the same model's adapter slot.
+        slot: where its layers look for an adapter.
     """
 
-    def __init__(self, base: BaseModel, adaptable: AdaptableModel) -> None:
+    def __init__(self, base: BaseModel, slot: AdapterSlot) -> None:
         self._model = base.model
         self._device = base.device
-        self._slot = adaptable.slot
+        self._slot = slot
         self._config = base.model.config
         self._prefix = PrefixCache(self._config)
         self._one_row = base.device == "cpu" and base.dtype in (torch.bfloat16, torch.float16)
         parameters = inspect.signature(base.model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self.batches = can_repeat(new_cache(self._config))
+        """Whether a run may have several rows."""
 
     def start(
         self,
         prompt: Sequence[int],
         state: AdapterState,
-        sampler: Sampler,
-        *,
+        *samplers: Sampler,
         limit: int,
         stop_tokens: Collection[int],
         stopped: Callable[[], bool],
         aside: bool = False,
+        logprobs: bool = False,
     ) -> TokenRun:
         """Begin to decode; the run's tokens are computed as they are asked for.
 
         Args:
             prompt: at least one token.
             state: the adapter, for all of the run.
-            limit: tokens at most, at least 1.
-            stop_tokens: tokens that end the run and are not given out.
+            samplers: one for each row.
+            limit: tokens of a row at most, at least 1.
+            stop_tokens: tokens that end a row.
             stopped: asked before each forward pass.
             aside: neither use nor change the prefix cache.
+            logprobs: whether the tokens' log-probabilities are wanted.
         """
         prefix = PrefixCache(self._config) if aside else self._prefix
         return TokenRun(
-            self, prefix, prompt, state, sampler, limit, frozenset(stop_tokens), stopped
+            self, prefix, prompt, state, samplers, limit, frozenset(stop_tokens), stopped, logprobs
         )
 
-    def forward(self, tokens: Sequence[int], cache: Cache) -> Tensor:
-        """Logits [vocabulary] after `tokens`, which the cache holds from then on."""
-        inputs = torch.tensor([tokens], device=self._device)
-        with one_row(self._one_row and len(tokens) == 1):
+    def forward(
+        self, rows: Sequence[Sequence[int]], cache: Cache, state: AdapterState, *, all: bool = False
+    ) -> Tensor:
+        """Logits [rows, vocabulary] after the tokens of each row, which the cache holds from then
+        on; with `all` [rows, tokens, vocabulary] after each of them."""
+        inputs = torch.tensor(rows, device=self._device)
+        self._slot.layers = state.layers
+        with one_row(self._one_row and inputs.numel() == 1):
             out = self._model(
-                input_ids=inputs, past_key_values=cache, use_cache=True, **self._last_only
+                input_ids=inputs,
+                past_key_values=cache,
+                use_cache=True,
+                **({} if all else self._last_only),
             )
         logits: Tensor = out.logits
-        return logits[0, -1]
+        return logits if all else logits[:, -1]
+
+    def logprobs(
+        self, tokens: Sequence[int], state: AdapterState, stopped: Callable[[], bool]
+    ) -> Tensor:
+        """The log-probability of each token after those before it, float32[T] on the CPU; the
+        first is nan. Where it is stopped, the rest are nan too."""
+        found = torch.full((len(tokens),), float("nan"))
+        cache = new_cache(self._config)
+        vocabulary = self._model.get_output_embeddings().weight.shape[0]
+        size = min(CHUNK, max(16, LOGITS_BYTES // (4 * vocabulary)))
+        # Nothing follows the last token.
+        for start in range(0, len(tokens) - 1, size):
+            if stopped():
+                break
+            part = tokens[start : min(start + size, len(tokens) - 1)]
+            logits = self.forward([part], cache, state, all=True)[0]
+            next_tokens = torch.tensor(tokens[start + 1 : start + 1 + len(part)])
+            found[start + 1 : start + 1 + len(part)] = _logprobs(logits, next_tokens)
+        return found
 
     def forget(self) -> None:
         """Drop the prefix cache."""
@@ -88,8 +133,8 @@ class TokenDecoder:
 
 
 class TokenRun:
-    """The tokens of one answer. `reused` prompt tokens were in the cache; `reason` says why it
-    ended, once it has."""
+    """The tokens of some rows after one prompt. `reused` prompt tokens were in the cache;
+    `reasons` says of each row why it ended, once it has."""
 
     def __init__(
         self,
@@ -97,54 +142,84 @@ class TokenRun:
         prefix: PrefixCache,
         prompt: Sequence[int],
         state: AdapterState,
-        sampler: Sampler,
+        samplers: Sequence[Sampler],
         limit: int,
         stop_tokens: frozenset[int],
         stopped: Callable[[], bool],
+        logprobs: bool,
     ) -> None:
         self.reused = 0
-        self.reason: StopReason = "cut"
+        self.reasons: list[StopReason] = ["cut"] * len(samplers)
         self._decoder = decoder
         self._prefix = prefix
         self._prompt = list(prompt)
         self._state = state
-        self._sampler = sampler
+        self._samplers = samplers
         self._limit = limit
         self._stop_tokens = stop_tokens
         self._stopped = stopped
+        self._logprobs = logprobs
+
+    @property
+    def reason(self) -> StopReason:
+        """Why the first row ended."""
+        return self.reasons[0]
 
     def tokens(self) -> Iterator[int]:
-        """Token ids. Closing the iterator keeps the cache and leaves `reason` as `cut`."""
-        decoder = self._decoder
-        generation = self._state.generation
-        decoder._slot.layers = self._state.layers
+        """Token ids of the only row, without the one that stops it. Closing the iterator keeps the
+        cache and leaves `reason` as `cut`."""
+        steps = self.steps()
+        try:
+            for (drawn,) in steps:
+                if not drawn.ended:
+                    yield drawn.token
+        finally:
+            steps.close()  # type: ignore[attr-defined]
+
+    def end(self, row: int) -> None:
+        """End a row for a reason of the caller's; its last token is that given out last."""
+        self.reasons[row] = "end"
+
+    def steps(self) -> Iterator[list[Drawn]]:
+        """A token of each row that goes on, step by step."""
+        decoder, generation = self._decoder, self._state.generation
         cache, self.reused = self._prefix.take(generation, self._prompt)
         held = self._prompt[: self.reused]
-
-        def read(tokens: list[int]) -> Tensor:
-            logits = decoder.forward(tokens, cache)
-            held.extend(tokens)
-            return logits
-
         try:
             logits = None
             while len(held) < len(self._prompt):
                 if self._stopped():
                     return
-                logits = read(self._prompt[len(held) : len(held) + CHUNK])
+                part = self._prompt[len(held) : len(held) + CHUNK]
+                logits = decoder.forward([part], cache, self._state)
+                held.extend(part)
             assert logits is not None  # the cache never holds the whole prompt
+            rows = list(range(len(self._samplers)))
+            alone = len(rows) == 1
+            # What several rows say is not kept, the prompt is.
+            own = cache if alone else repeated(cache, len(rows))
+            logits = logits.expand(len(rows), -1)
             for number in range(1, self._limit + 1):
                 if self._stopped():
                     return
-                token = self._sampler.draw(logits)
-                if token in self._stop_tokens:
-                    self.reason = "end"
+                drawn = self._draw(rows, logits)
+                for one in drawn:
+                    if one.ended:
+                        self.reasons[one.row] = "end"
+                    elif number == self._limit:
+                        self.reasons[one.row] = "length"
+                yield drawn
+                going = [at for at, row in enumerate(rows) if self.reasons[row] == "cut"]
+                if not going:
                     return
-                if number == self._limit:
-                    self.reason = "length"
-                yield token
-                if number < self._limit and not self._stopped():
-                    logits = read([token])
+                if self._stopped():
+                    return
+                if len(going) < len(rows):
+                    own.batch_select_indices(torch.tensor(going, device=decoder._device))
+                    rows = [rows[at] for at in going]
+                logits = decoder.forward([[drawn[at].token] for at in going], own, self._state)
+                if alone:
+                    held.append(drawn[0].token)
         except GeneratorExit:
             raise
         except BaseException:
@@ -153,3 +228,23 @@ class TokenRun:
         finally:
             if held:
                 self._prefix.keep(generation, held, cache)
+
+    def _draw(self, rows: Sequence[int], logits: Tensor) -> list[Drawn]:
+        tokens = [
+            self._samplers[row].draw(scores) for row, scores in zip(rows, logits, strict=True)
+        ]
+        if self._logprobs:
+            logprobs = _logprobs(logits, torch.tensor(tokens)).tolist()
+        else:
+            logprobs = [float("nan")] * len(rows)
+        return [
+            Drawn(row, token, logprob, token in self._stop_tokens)
+            for row, token, logprob in zip(rows, tokens, logprobs, strict=True)
+        ]
+
+
+def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of a token in each row of logits [n, vocabulary], float32[n] on the CPU."""
+    scores = logits.float()
+    own = scores.gather(-1, tokens.to(scores.device)[:, None])[:, 0]
+    return (own - scores.logsumexp(-1)).cpu()

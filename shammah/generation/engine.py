@@ -5,18 +5,22 @@ Knows the renderer's tokens and the decoder's; nothing about files, feedback or 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
 
 import torch
 
 from shammah.errors import ContextTooLongError, GenerationError, ShammahError
-from shammah.generation.answer import Answer, AnswerStream, FutureListener, Request
+from shammah.generation.answer import Answer, AnswerStream, FutureListener, Request, Task
 from shammah.generation.decoding import TokenDecoder
+from shammah.generation.local_sampling import LocalSamplingClient, TokenSampling
 from shammah.generation.lora import AdaptableModel, AdapterState, Weights
 from shammah.generation.params import GenerationParams
 from shammah.generation.sampling import Sampler
@@ -26,6 +30,8 @@ from shammah.renderers.base import Renderer
 from shammah.renderers.parsing import STRAY, Delta, Problem
 
 log = logging.getLogger("shammah")
+
+T = TypeVar("T")
 
 ASIDE = -1
 """The generation of an adapter that is not in use."""
@@ -49,11 +55,11 @@ class Engine:
         self.base = base
         self.renderer = renderer
         self._adaptable = AdaptableModel(base.model)
-        self._decoder = TokenDecoder(base, self._adaptable)
+        self._decoder = TokenDecoder(base, self._adaptable.slot)
         self._activating = threading.Lock()
         self._bare = self._active = self._adaptable.prepare(None, None, 0)
         self._last = 0
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Request | Task | None] = queue.SimpleQueue()
         self._current: Request | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="shammah-decode", daemon=True)
@@ -162,6 +168,26 @@ class Engine:
         """Let the next prompt be read from its beginning, without the prefix cache."""
         self._decoder.forget()
 
+    def sampling_client(self, state: AdapterState | None = None) -> LocalSamplingClient:
+        """Tokens and log-probabilities from the same model, on the same thread, between answers.
+
+        Args:
+            state: the adapter, from `prepare` or `active`; None takes at each call the one that is
+                active.
+        """
+        return LocalSamplingClient(
+            TokenSampling(self.base, self._decoder, self._closed.is_set),
+            lambda: state or self._active,
+            self._between_answers,
+        )
+
+    async def _between_answers(self, work: Callable[[], T]) -> T:
+        if self._closed.is_set():
+            raise GenerationError("The model was closed.", hint="Load a model first.")
+        future: Future[T] = Future()
+        self._requests.put(Task(work, future))
+        return await asyncio.wrap_future(future)
+
     def close(self) -> None:
         """Stop what is being answered, refuse what waits, and give the model back."""
         if self._closed.is_set():
@@ -183,6 +209,9 @@ class Engine:
     def _serve(self) -> None:
         torch.set_num_threads(self.base.threads)  # of this thread alone
         while (request := self._requests.get()) is not None:
+            if isinstance(request, Task):
+                request.run()
+                continue
             self._current = request
             try:
                 if self._closed.is_set():

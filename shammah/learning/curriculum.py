@@ -22,7 +22,8 @@ from shammah.learning.revision import revised, with_advantages
 from shammah.messages import user
 from shammah.models.anchors import unrelated_anchors
 from shammah.models.load import BaseModel
-from shammah.ports.training_client import Datum, TrainingClient
+from shammah.ports.datum import Datum
+from shammah.ports.training_client import TrainingClient
 from shammah.renderers.base import Renderer
 from shammah.training.body import base_distributions
 from shammah.training.examples import with_references

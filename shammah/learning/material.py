@@ -14,7 +14,7 @@ from shammah.learning.lessons import Lesson, answered
 from shammah.learning.objectives import OBJECTIVES, example
 from shammah.learning.rephrasing import rephrasings
 from shammah.messages import Conversation, user
-from shammah.ports.training_client import Datum
+from shammah.ports.datum import Datum
 from shammah.renderers.base import Renderer
 from shammah.renderers.trim import trim_conversation
 from shammah.training.datums import datum

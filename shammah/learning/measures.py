@@ -15,13 +15,9 @@ import numpy as np
 from shammah.learning.gate import Figures
 from shammah.learning.lessons import Lesson
 from shammah.learning.material import Material
-from shammah.ports.training_client import (
-    Datum,
-    ForwardBackwardOutput,
-    ModelInput,
-    SamplingParams,
-    TrainingClient,
-)
+from shammah.ports.datum import Datum, ModelInput
+from shammah.ports.sampling_client import SamplingParams
+from shammah.ports.training_client import ForwardBackwardOutput, TrainingClient
 
 LOOKED_AT = 8
 """Answers that are written out to see whether they end."""
@@ -66,9 +62,10 @@ class Probes:
 
     async def _endless(self, client: TrainingClient, anchor: Datum) -> bool:
         first = int(np.flatnonzero(anchor.loss_fn_inputs["weights"].data)[0])
-        prompt = ModelInput(anchor.model_input.tokens[: first + 1])
+        prompt = ModelInput.of(anchor.model_input.tokens[: first + 1])
         params = SamplingParams(max_tokens=LONGEST, stop_tokens=self.stop_tokens)
-        return len(await client.sample(prompt, params)) >= LONGEST
+        (sample,) = await client.sampler.sample(prompt, params)
+        return sample.stop_reason == "length"
 
 
 def gibberish(lessons: Sequence[Lesson], count: int = 8) -> list[Lesson]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from shammah.learning.lessons import Lesson
 from shammah.messages import Conversation
-from shammah.ports.training_client import Datum
+from shammah.ports.datum import Datum
 from shammah.training.examples import Example, Term, supervised
 
 Render = Callable[[Conversation, str], Datum]

@@ -15,7 +15,8 @@ from shammah.messages import user
 from shammah.models.anchors import FILE, Anchor, read_anchors
 from shammah.models.load import BaseModel
 from shammah.models.source import EMBEDDED
-from shammah.ports.training_client import SamplingParams
+from shammah.ports.datum import ModelInput
+from shammah.ports.sampling_client import SamplingParams
 from shammah.renderers.base import Renderer
 
 QUESTIONS = 96
@@ -59,8 +60,14 @@ def keep(folder: Path, kept: Path) -> None:
 
 
 def _sampled(base: BaseModel, renderer: Renderer) -> tuple[Anchor, ...]:
-    from shammah.training.sampling import sample_tokens
+    import torch
 
+    from shammah.generation.decoding import TokenDecoder
+    from shammah.generation.local_sampling import TokenSampling
+    from shammah.generation.lora import AdapterSlot, AdapterState
+
+    sampling = TokenSampling(base, TokenDecoder(base, AdapterSlot()))
+    plain = AdapterState(None, 0, ())
     questions = [anchor.query for anchor in read_anchors(EMBEDDED)]
     asked = questions[:: max(1, len(questions) // QUESTIONS)][:QUESTIONS]
     params = SamplingParams(max_tokens=MOST_TOKENS, stop_tokens=renderer.stop_tokens)
@@ -72,8 +79,9 @@ def _sampled(base: BaseModel, renderer: Renderer) -> tuple[Anchor, ...]:
         prompt = renderer.generation_prompt((user(question),))
         if len(prompt) + MOST_TOKENS > base.context_length:
             continue
-        tokens = sample_tokens(base.model, prompt, params)
-        text = renderer.parse(tokens).message.text.strip()
-        if text and len(tokens) < MOST_TOKENS:
+        with torch.no_grad():
+            (sample,) = sampling.sample(ModelInput.of(prompt), params, plain)
+        text = renderer.parse(sample.answer_tokens).message.text.strip()
+        if text and sample.stop_reason == "stop":
             found.append(Anchor(query=question, answer=text))
     return tuple(found)

@@ -16,13 +16,9 @@ import numpy as np
 from shammah.learning.lessons import Lesson, answered
 from shammah.learning.material import Material
 from shammah.messages import Conversation, user
-from shammah.ports.training_client import (
-    Datum,
-    ModelInput,
-    SamplingParams,
-    TensorData,
-    TrainingClient,
-)
+from shammah.ports.datum import Datum, ModelInput, TensorData
+from shammah.ports.sampling_client import SamplingParams
+from shammah.ports.training_client import TrainingClient
 from shammah.renderers.base import Renderer
 from shammah.training.datums import datum
 from shammah.training.examples import Example
@@ -73,9 +69,8 @@ async def revised(client: TrainingClient, renderer: Renderer, lesson: Lesson, ro
     found: list[_Draft] = []
     seen: set[str] = set()
     for asked in requests(lesson):
-        for number in range(1 + DRAWN):
-            draft = await _draft(client, renderer, asked, number, room)
-            if draft is None or _words(draft.text) in seen or not acceptable(draft.text, lesson):
+        for draft in await _drafts(client, renderer, asked, room):
+            if _words(draft.text) in seen or not acceptable(draft.text, lesson):
                 continue
             seen.add(_words(draft.text))
             found.append(draft)
@@ -112,10 +107,10 @@ class _Draft:
     """The text as the answer to the request."""
 
 
-async def _draft(
-    client: TrainingClient, renderer: Renderer, asked: Conversation, number: int, room: int
-) -> _Draft | None:
-    """A revision: the likeliest, and from number 1 on a drawn one; None where it does not end."""
+async def _drafts(
+    client: TrainingClient, renderer: Renderer, asked: Conversation, room: int
+) -> list[_Draft]:
+    """Revisions that end: the likeliest, and some that are drawn."""
     # Earlier turns may go; the question, the answer and the note are what it is about.
     for fitting in (asked, (*(m for m in asked[:-3] if m.role == "system"), *asked[-3:])):
         prompt = renderer.generation_prompt(fitting)
@@ -123,20 +118,20 @@ async def _draft(
         if longest >= FEWEST_TOKENS:
             break
     else:
-        return None
-    tokens = await client.sample(
-        ModelInput(tuple(prompt)),
-        SamplingParams(
-            max_tokens=longest,
-            temperature=TEMPERATURE if number else 0.0,
-            seed=number,
-            stop_tokens=renderer.stop_tokens,
-        ),
+        return []
+    likeliest = SamplingParams(max_tokens=longest, stop_tokens=renderer.stop_tokens)
+    drawn = replace(likeliest, temperature=TEMPERATURE, seed=0)
+    read = ModelInput.of(prompt)
+    samples = (
+        *await client.sampler.sample(read, likeliest),
+        *await client.sampler.sample(read, drawn, DRAWN),
     )
-    text = renderer.parse(tokens).message.text.strip()
-    if len(tokens) >= longest or not text:
-        return None
-    return _Draft(text, datum(renderer.supervised(answered(fitting, text))))
+    drafts = []
+    for sample in samples:
+        text = renderer.parse(sample.answer_tokens).message.text.strip()
+        if text and sample.stop_reason == "stop":
+            drafts.append(_Draft(text, datum(renderer.supervised(answered(fitting, text)))))
+    return drafts
 
 
 def _after_note(lesson: Lesson, renderer: Renderer) -> Datum:
@@ -154,7 +149,7 @@ def _weighed(example: Example, plain: Datum, low: np.ndarray, high: np.ndarray) 
     advantage[where[-size:]] = np.clip(
         high[-size:] - low[where[-size:]], -MOST_ADVANTAGE, MOST_ADVANTAGE
     )
-    inputs = {**plain.loss_fn_inputs, "advantage": TensorData(advantage)}
+    inputs = {**plain.loss_fn_inputs, "advantages": TensorData(advantage)}
     (term,) = example.terms
     return replace(example, terms=(replace(term, datums=(replace(plain, loss_fn_inputs=inputs),)),))
 

@@ -6,66 +6,27 @@ service. This file knows no tensor library but numpy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-DType = Literal["int64", "float32"]
+from shammah.ports.datum import Datum
+from shammah.ports.sampling_client import SamplingClient
+from shammah.settings import LoraSettings, ModelSettings
 
+if TYPE_CHECKING:
+    import torch
 
-@dataclass(frozen=True, slots=True)
-class TensorData:
-    """A small array that crosses a boundary: int64 or float32, any shape."""
-
-    data: NDArray[np.int64] | NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        if self.data.dtype not in (np.dtype(np.int64), np.dtype(np.float32)):
-            raise ValueError(f"TensorData holds int64 or float32, not {self.data.dtype}")
-
-    @property
-    def dtype(self) -> DType:
-        return "int64" if self.data.dtype == np.dtype(np.int64) else "float32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @classmethod
-    def ints(cls, values: Sequence[int]) -> TensorData:
-        return cls(np.asarray(values, dtype=np.int64))
-
-    @classmethod
-    def floats(cls, values: Sequence[float]) -> TensorData:
-        return cls(np.asarray(values, dtype=np.float32))
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInput:
-    """What the model reads: T token ids."""
-
-    tokens: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Datum:
-    """One training example.
-
-    `model_input` holds T tokens. `loss_fn_inputs` is what the loss wants, aligned to them: for
-    `cross_entropy` these are `target_tokens` int64[T] (the token after each position) and `weights`
-    float32[T] (zero where nothing is learned). With [T, K] of each, K tokens are targets at each
-    position: a distribution to be matched rather than an answer to be given.
-    """
-
-    model_input: ModelInput
-    loss_fn_inputs: Mapping[str, TensorData] = field(default_factory=dict)
+CustomLoss: TypeAlias = (
+    "Callable[[Sequence[Datum], Sequence[torch.Tensor]], "
+    "tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]]"
+)
+"""`fn(datums, logprobs) -> loss, metrics`. `logprobs[i]` float32 has the shape of datum i's targets
+and a gradient; the loss is one number that depends on them in any differentiable way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +48,8 @@ class ForwardBackwardOutput:
 
     `logprobs[i]` has the shape of datum i's targets: the log-probability of each (0 where the
     weight is 0 and nothing was computed). `greedy[i]` is true where the argmax equals the target at
-    every weighted position, which is what greedy decoding would produce.
+    every weighted position, which is what greedy decoding would produce. `metrics` are those that a
+    custom loss gave.
     """
 
     loss: float
@@ -95,6 +57,7 @@ class ForwardBackwardOutput:
     tokens: int
     logprobs: tuple[NDArray[np.float32], ...]
     greedy: tuple[bool, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean_loss(self) -> float:
@@ -110,17 +73,31 @@ class OptimStepOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How to draw a continuation. Temperature 0 is greedy."""
+class ModelInfo:
+    """What a client trains: `fingerprint` tells the base model apart from any other, `dtype` is
+    what it computes in, `max_tokens` its context, `step` the optimiser steps made so far."""
 
-    max_tokens: int = 256
-    temperature: float = 0.0
-    seed: int | None = None
-    stop_tokens: tuple[int, ...] = ()
+    model: str
+    fingerprint: str
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    trainable_parameters: int
+    dtype: str
+    device: str
+    max_tokens: int
+    step: int
 
 
 class TrainingClient(Protocol):
-    """Something that can compute gradients of an adapter and step them."""
+    """Something that can compute gradients of an adapter and step them.
+
+    What fails raises `TrainingError`, whose kinds are told apart below.
+    """
+
+    async def info(self) -> ModelInfo:
+        """What is being trained."""
+        ...
 
     async def forward_backward(
         self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
@@ -130,6 +107,26 @@ class TrainingClient(Protocol):
         Raises:
             EmptyLessonError: a datum has no weight above zero.
             DivergenceError: the loss is not finite; gradients gathered so far are dropped.
+            TrainingError: a datum lacks what the loss needs or holds an image; the backend fails.
+        """
+        ...
+
+    async def forward_backward_custom(
+        self, datums: Sequence[Datum], fn: CustomLoss, *, weight: float = 1.0
+    ) -> ForwardBackwardOutput:
+        """Add the gradients of a loss of one's own to those gathered since the last step.
+
+        Where a datum has `weights`, the log-probabilities at zeros are 0 and have no gradient.
+
+        Args:
+            fn: called once, with all datums.
+            weight: what this call counts in the window: `optim_step` divides by the sum of these
+                and of the weights of `forward_backward`. With one call and weight 1 the gradient
+                is that of the loss.
+
+        Raises:
+            TrainingError: `fn` fails, or its loss is not one number that depends on `logprobs`.
+            EmptyLessonError, DivergenceError: as `forward_backward`.
         """
         ...
 
@@ -144,21 +141,54 @@ class TrainingClient(Protocol):
 
         Raises:
             DivergenceError: the gradient is not finite; weights stay as they were.
+            TrainingError: no gradient was gathered.
         """
         ...
 
     async def save_state(self, folder: Path) -> None:
-        """Write adapter, optimiser and random states so that training can go on bit-equal."""
+        """Write adapter, optimiser and random states so that training can go on bit-equal.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
         ...
 
     async def load_state(self, folder: Path) -> None:
-        """Go on from what `save_state` wrote."""
+        """Go on from what `save_state` wrote.
+
+        Raises:
+            IncompatibleStateError: it is of another adapter.
+            TrainingError: the folder holds no whole state.
+        """
         ...
 
     async def save_weights(self, path: Path) -> None:
         """Write the adapter alone as safetensors with PEFT's key names."""
         ...
 
-    async def sample(self, prompt: ModelInput, params: SamplingParams) -> tuple[int, ...]:
-        """Continue a prompt with the adapter as it is; the new tokens without the stop token."""
+    @property
+    def sampler(self) -> SamplingClient:
+        """Samples with the adapter as it is when a call begins."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the base model. The client cannot be used after it."""
+        ...
+
+
+class TrainingService(Protocol):
+    """Something that can begin sessions of training."""
+
+    async def create(
+        self, model: ModelSettings, lora: LoraSettings, *, seed: int = 0, parent: Path | None = None
+    ) -> TrainingClient:
+        """A client with an adapter of its own on a base model.
+
+        Args:
+            seed: of the adapter's first values, and of dropout.
+            parent: adapter file to start from.
+
+        Raises:
+            TrainingError: the model cannot be had, or takes no such adapter.
+        """
         ...

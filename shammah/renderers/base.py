@@ -55,6 +55,11 @@ class Renderer(Protocol):
         """Tokens that end an answer and are not part of its text."""
         ...
 
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """Texts that end an answer and are not part of it, for formats without an end token."""
+        ...
+
     def generation_prompt(
         self, conversation: Conversation, tools: Sequence[Tool] = ()
     ) -> list[int]:

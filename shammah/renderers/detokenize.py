@@ -49,3 +49,41 @@ class Detokenizer:
         self._context = len(self._window)
         self._text = self._decode(self._window)
         return added
+
+
+class StopTexts:
+    """Holds back text that may be the beginning of a stop text, and ends at a stop text.
+
+    Args:
+        stops: texts that end the answer and are not part of it.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._longest = max((len(stop) for stop in self._stops), default=0)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """The text that is certain now, and whether a stop text was reached."""
+        if not self._stops:
+            return text, False
+        text = self._held + text
+        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        keep = next(
+            (
+                size
+                for size in range(min(self._longest - 1, len(text)), 0, -1)
+                if any(stop.startswith(text[-size:]) for stop in self._stops)
+            ),
+            0,
+        )
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep], False
+
+    def finish(self) -> str:
+        """What was held back and turned out to be no stop text."""
+        held, self._held = self._held, ""
+        return held

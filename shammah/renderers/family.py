@@ -69,6 +69,7 @@ class FamilyRenderer(ABC):
     ends: ClassVar[tuple[str, ...]]
     """Tokens that end an answer; the first one is what an answer is trained to end with."""
     notes: tuple[str, ...] = ()
+    stop_texts: tuple[str, ...] = ()
 
     def __init__(self, tokenizer: Any, stop_tokens: Iterable[int] = ()) -> None:
         self._text = TextTokenizer(tokenizer)

@@ -26,7 +26,6 @@ from shammah.renderers.parsing import AnswerParser
 _HEADERS = {"system": "", "user": "User: ", "assistant": "Assistant:", "tool": "Tool: "}
 _BETWEEN = "\n\n"
 _NEXT = "\n\nUser:"
-_STOPS = (_NEXT, "\nUser:")
 
 
 class RoleColonRenderer(FamilyRenderer):
@@ -40,6 +39,7 @@ class RoleColonRenderer(FamilyRenderer):
     name = "role_colon"
     needs = ()
     ends = ()
+    stop_texts = (_NEXT, "\nUser:")
     notes = (
         "This model has no chat template: the conversation is written as User: and Assistant:.",
     )
@@ -79,7 +79,7 @@ class RoleColonRenderer(FamilyRenderer):
         return _BETWEEN + _HEADERS["assistant"]
 
     def parser(self) -> AnswerParser:
-        return _Parser(self._text, _STOPS, self.stop_tokens)
+        return _Parser(self._text, self.stop_texts, self.stop_tokens)
 
     def _refuse(self, message: Message) -> None:
         self.refuse_images(message)

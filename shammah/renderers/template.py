@@ -44,6 +44,7 @@ class TemplateRenderer:
     """
 
     name = "template"
+    stop_texts: tuple[str, ...] = ()
 
     def __init__(self, tokenizer: Any, stop_tokens: Iterable[int] = ()) -> None:
         self._text = TextTokenizer(tokenizer)

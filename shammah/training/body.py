@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from shammah.errors import EmptyLessonError
-from shammah.ports.training_client import Datum, TensorData
+from shammah.errors import EmptyLessonError, TrainingError
+from shammah.ports.datum import Datum, TensorData
 from shammah.training import attention
 from shammah.training.head import dense_logprobs, target_logprobs
 from shammah.training.packing import bucket, pack
@@ -61,9 +61,7 @@ class Body:
         """
         places, positions, ids, weights = [], [], [], []
         for example in examples:
-            row = example.loss_fn_inputs["weights"].data
-            if len(row) != len(example.model_input):
-                raise ValueError(f"{len(example.model_input)} tokens but {len(row)} weights")
+            row = _weights(example)
             places.append(np.flatnonzero(row))
             if not len(places[-1]):
                 raise EmptyLessonError("A training example has no token with a weight above zero.")
@@ -249,6 +247,15 @@ def base_distributions(model: Any, examples: Sequence[Datum], count: int) -> lis
         return body.likeliest(examples, count)
     finally:
         body.close()
+
+
+def _weights(example: Datum) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Those of an example, or one for each target."""
+    if "target_tokens" not in example.loss_fn_inputs:
+        raise TrainingError("A training example has no target_tokens.")
+    if "weights" in example.loss_fn_inputs:
+        return example.loss_fn_inputs["weights"].data.astype(np.float32, copy=False)
+    return np.ones(example.loss_fn_inputs["target_tokens"].shape, dtype=np.float32)
 
 
 def _matching(example: Datum, places: Any, tokens: torch.Tensor, shares: torch.Tensor) -> Datum:

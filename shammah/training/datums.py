@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shammah.errors import EmptyLessonError
-from shammah.ports.training_client import Datum, ModelInput, TensorData
+from shammah.ports.datum import Datum, ModelInput, TensorData
 
 if TYPE_CHECKING:
     from shammah.renderers.base import RenderedExample
@@ -52,7 +52,7 @@ def from_tokens(
     # Positions after the last target influence nothing.
     length = int(np.flatnonzero(weights)[-1]) + 1
     return Datum(
-        ModelInput(tuple(tokens[:length])),
+        ModelInput.of(tokens[:length]),
         {
             "target_tokens": TensorData.ints(tokens[1 : length + 1]),
             "weights": TensorData((weights[:length] * (weight / total)).astype(np.float32)),

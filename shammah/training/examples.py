@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shammah.ports.training_client import Datum, TensorData, TrainingClient
+from shammah.ports.datum import Datum, TensorData
+from shammah.ports.training_client import TrainingClient
 from shammah.training import losses
 from shammah.training.datums import reweighted
 

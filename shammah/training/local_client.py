@@ -9,37 +9,43 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from shammah.errors import DivergenceError, TrainingError
 from shammah.files import private_folder, write_atomic
+from shammah.generation.decoding import TokenDecoder
+from shammah.generation.local_sampling import LocalSamplingClient, TokenSampling
+from shammah.generation.lora import AdapterSlot, AdapterState
+from shammah.ports.datum import Datum
 from shammah.ports.training_client import (
     AdamParams,
-    Datum,
+    CustomLoss,
     ForwardBackwardOutput,
-    ModelInput,
+    ModelInfo,
     OptimStepOutput,
-    SamplingParams,
 )
 from shammah.settings import LoraSettings, TrainingSettings
-from shammah.training import losses
+from shammah.training import custom, losses
 from shammah.training.allocator import limit_kernels, release_memory
 from shammah.training.body import Body, Targets
+from shammah.training.failures import check, failures
 from shammah.training.holding import Holding, Moments
 from shammah.training.layers import install
 from shammah.training.lora import attach_lora, linear_modules
 from shammah.training.optimizer import AdamW
-from shammah.training.packing import pack_groups
-from shammah.training.sampling import sample_tokens
+from shammah.training.packing import pack, pack_groups
+from shammah.training.random_state import OwnRandom
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel
+
+T = TypeVar("T")
 
 ACTIVATION_BYTES = 128 << 20
 FEWEST_TOKENS, MOST_TOKENS = 64, 4096
@@ -92,31 +98,57 @@ class LocalTrainingClient:
         self.body = Body(base.model)
         self.micro_batch_tokens = training.micro_batch_tokens or fitting
         """Tokens computed at once."""
+        self._vocabulary = int(base.model.get_input_embeddings().weight.shape[0])
         self._optimizer = AdamW(self.lora.named_parameters())
         self._weight = 0.0
-        outside = self._random_state()
-        torch.manual_seed(training.seed)
-        self._random = self._window_random = self._random_state()
-        self._set_random_state(outside)
+        self._sampler: LocalSamplingClient | None = None
+        self._random = OwnRandom(self.body.device, training.seed)
 
     async def forward_backward(
         self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
     ) -> ForwardBackwardOutput:
         """See `TrainingClient.forward_backward`."""
-        with self._own_random(), torch.enable_grad():
-            self.layers.dropout_on = True
-            try:
-                output = self._run(datums, loss_fn, backward=True)
-            finally:
-                self.layers.dropout_on = False
+        with failures(), self._with_dropout(), torch.enable_grad():
+            output = self._run(datums, loss_fn, backward=True)
         self._weight += output.weight
         return output
+
+    async def forward_backward_custom(
+        self, datums: Sequence[Datum], fn: CustomLoss, *, weight: float = 1.0
+    ) -> ForwardBackwardOutput:
+        """See `TrainingClient.forward_backward_custom`. One pass where the datums fit into
+        `micro_batch_tokens`, else two."""
+        if not weight > 0 or not datums:
+            raise TrainingError(f"{len(datums)} datums with a weight of {weight} teach nothing.")
+        check(datums, self._vocabulary)
+        logprobs, greedy = _places(datums)
+        lengths = [len(datum.model_input) for datum in datums]
+        packs = pack(lengths, self.micro_batch_tokens)
+        with failures(), self._with_dropout(), torch.enable_grad():
+            random = self._random.now()
+            try:
+                loss, metrics, outputs = custom.add_gradients(
+                    datums,
+                    packs,
+                    lambda members: self._targets([datums[index] for index in members]),
+                    fn,
+                    lambda: self._random.go_to(random),
+                )
+            except DivergenceError:
+                self._forget()
+                raise
+        for members, targets in zip(packs, outputs, strict=True):
+            _scatter(targets, members, logprobs, greedy)
+        self._weight += weight
+        return ForwardBackwardOutput(
+            loss, weight, sum(lengths), tuple(logprobs), tuple(greedy), metrics
+        )
 
     async def forward(
         self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
     ) -> ForwardBackwardOutput:
         """See `TrainingClient.forward`."""
-        with torch.no_grad():
+        with failures(), torch.no_grad():
             return self._run(datums, loss_fn, backward=False)
 
     async def optim_step(self, params: AdamParams) -> OptimStepOutput:
@@ -125,11 +157,12 @@ class LocalTrainingClient:
         if self._holding is not None:
             # The optimizer divides by the weight of what was gathered.
             self._holding.add_gradients(self._hold * weight)
-        norm = self._optimizer.step(weight, params)
+        with failures():
+            norm = self._optimizer.step(weight, params)
         if self.lora.frozen is not None:
             self.lora.frozen.restore()
         release_memory()
-        self._window_random = self._random
+        self._random.keep()
         return OptimStepOutput(self._optimizer.steps, norm)
 
     async def save_state(self, folder: Path) -> None:
@@ -141,14 +174,14 @@ class LocalTrainingClient:
         self.lora.save(folder / _ADAPTER)
         state = {name: tensor.cpu() for name, tensor in self._optimizer.state().items()}
         write_atomic(folder / _OPTIMIZER, save(state))
-        write_atomic(folder / _RANDOM, save({"torch": self._window_random}))
+        write_atomic(folder / _RANDOM, save({"torch": self._random.kept}))
 
     async def load_state(self, folder: Path) -> None:
         """See `TrainingClient.load_state`.
 
         Raises:
             TrainingError: the folder holds no whole state.
-            AdapterInvalidError: it is of another adapter shape.
+            IncompatibleStateError: it is of another adapter shape.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -161,19 +194,47 @@ class LocalTrainingClient:
             raise TrainingError(
                 f"The checkpoint {folder} cannot be read: {error}.", hint="Start the job afresh."
             ) from error
-        self.lora.load(adapter)
-        self._optimizer.load(optimizer)
-        self._random = self._window_random = random["torch"]
+        with failures():
+            self.lora.load(adapter)
+            self._optimizer.load(optimizer)
+        self._random.load(random["torch"])
         self._weight = 0.0
 
     async def save_weights(self, path: Path) -> None:
         """See `TrainingClient.save_weights`."""
         self.lora.save(path)
 
-    async def sample(self, prompt: ModelInput, params: SamplingParams) -> tuple[int, ...]:
-        """See `TrainingClient.sample`."""
-        with self.body.own_attention():
-            return sample_tokens(self.base.model, prompt.tokens, params)
+    @property
+    def sampler(self) -> LocalSamplingClient:
+        """See `TrainingClient.sampler`."""
+        if self._sampler is None:
+            self._sampler = LocalSamplingClient(
+                # The adapter is in the layers, not in a slot.
+                TokenSampling(self.base, TokenDecoder(self.base, AdapterSlot())),
+                lambda: AdapterState(None, 0, ()),
+                self._sampling,
+            )
+        return self._sampler
+
+    async def _sampling(self, work: Callable[[], T]) -> T:
+        with self.body.own_attention(), torch.no_grad():
+            return work()
+
+    async def info(self) -> ModelInfo:
+        """See `TrainingClient.info`."""
+        base, lora = self.base, self.lora
+        return ModelInfo(
+            model=base.name,
+            fingerprint=base.fingerprint,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            target_modules=tuple(lora.target_modules),
+            trainable_parameters=sum(p.numel() for p in lora.named_parameters().values()),
+            dtype=str(base.dtype).removeprefix("torch."),
+            device=base.device,
+            max_tokens=base.context_length,
+            step=self._optimizer.steps,
+        )
 
     def describe(self) -> str:
         """How the model is run, in a line for a log."""
@@ -195,19 +256,13 @@ class LocalTrainingClient:
             raise TrainingError(
                 f"{loss_fn} takes {loss_of.members} datums at a time, not {len(datums)}."
             )
+        check(datums, self._vocabulary)
         lengths = [len(datum.model_input) for datum in datums]
-        shapes = [datum.loss_fn_inputs["target_tokens"].shape for datum in datums]
-        logprobs = [np.zeros(shape, dtype=np.float32) for shape in shapes]
-        greedy = [False] * len(datums)
+        logprobs, greedy = _places(datums)
         loss = weight = 0.0
         for members in pack_groups(lengths, self.micro_batch_tokens, loss_of.members):
-            self.layers.workspace.reset()
-            # An example that is longer than the budget would take more memory than it stands for:
-            # as many blocks keep their inner part as fit, the others compute it twice.
-            tokens = sum(lengths[index] for index in members)
-            self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // tokens
             group = [datums[index] for index in members]
-            targets = self.body.targets(group)
+            targets = self._targets(group)
             part = loss_of.compute(
                 targets.logprobs, self._inputs(group, targets, loss_fn, loss_of.needs)
             )
@@ -225,6 +280,15 @@ class LocalTrainingClient:
             _scatter(targets, members, logprobs, greedy)
         return ForwardBackwardOutput(loss, weight, sum(lengths), tuple(logprobs), tuple(greedy))
 
+    def _targets(self, group: Sequence[Datum]) -> Targets:
+        """Run the examples of a pack."""
+        self.layers.workspace.reset()
+        # An example that is longer than the budget would take more memory than it stands for:
+        # as many blocks keep their inner part as fit, the others compute it twice.
+        tokens = sum(len(example.model_input) for example in group)
+        self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // max(1, tokens)
+        return self.body.targets(group)
+
     def _inputs(
         self, group: Sequence[Datum], targets: Targets, loss_fn: str, needs: Sequence[str]
     ) -> dict[str, torch.Tensor]:
@@ -241,7 +305,11 @@ class LocalTrainingClient:
             for example, places in zip(group, targets.places, strict=True):
                 if name not in example.loss_fn_inputs:
                     raise TrainingError(f"{loss_fn} needs {name!r} with every example.")
-                values.append(example.loss_fn_inputs[name].data.reshape(-1)[places])
+                given = example.loss_fn_inputs[name]
+                wanted = example.loss_fn_inputs["target_tokens"].shape
+                if given.shape != wanted:
+                    raise TrainingError(f"{name} is {given.shape}, target_tokens {wanted}.")
+                values.append(given.data.reshape(-1)[places])
             joined = np.concatenate(values).astype(np.float32)
             inputs[name] = torch.from_numpy(joined).to(self.body.device)
         return inputs
@@ -252,37 +320,13 @@ class LocalTrainingClient:
         self._weight = 0.0
 
     @contextmanager
-    def _own_random(self) -> Iterator[None]:
-        """Dropout draws from this client's own stream, whatever else the process draws."""
-        if not self.lora.dropout:
-            yield
-            return
-        outside = self._random_state()
-        self._set_random_state(self._random)
-        try:
-            yield
-        finally:
-            self._random = self._random_state()
-            self._set_random_state(outside)
-
-    def _random_state(self) -> torch.Tensor:
-        if self._device_type == "cuda":
-            return torch.cuda.get_rng_state(self.body.device)
-        if self._device_type == "mps":
-            return torch.mps.get_rng_state()
-        return torch.get_rng_state()
-
-    def _set_random_state(self, state: torch.Tensor) -> None:
-        if self._device_type == "cuda":
-            torch.cuda.set_rng_state(state, self.body.device)
-        elif self._device_type == "mps":
-            torch.mps.set_rng_state(state)
-        else:
-            torch.set_rng_state(state)
-
-    @property
-    def _device_type(self) -> str:
-        return str(self.body.device.type)
+    def _with_dropout(self) -> Iterator[None]:
+        with self._random.drawing() if self.lora.dropout else nullcontext():
+            self.layers.dropout_on = True
+            try:
+                yield
+            finally:
+                self.layers.dropout_on = False
 
 
 def tokens_for(model: Any) -> int:
@@ -293,6 +337,12 @@ def tokens_for(model: Any) -> int:
         weight = model.get_submodule(path).weight
         per_token += weight.shape[1 if transposed else 0] * weight.element_size()
     return min(MOST_TOKENS, max(FEWEST_TOKENS, ACTIVATION_BYTES // max(1, per_token)))
+
+
+def _places(datums: Sequence[Datum]) -> tuple[list[Any], list[bool]]:
+    """For the log-probabilities of datums, and for whether they are greedy."""
+    shapes = [datum.loss_fn_inputs["target_tokens"].shape for datum in datums]
+    return [np.zeros(shape, dtype=np.float32) for shape in shapes], [False] * len(datums)
 
 
 def _scatter(

@@ -65,9 +65,9 @@ def npo(logprobs: torch.Tensor, inputs: Inputs) -> torch.Tensor:
 
 def clipped_advantage(logprobs: torch.Tensor, inputs: Inputs) -> torch.Tensor:
     """`-sum_t w_t min(r_t A_t, clip(r_t, 1 - e, 1 + e) A_t)`, r_t = p_t / p_ref,t (PPO, arXiv
-    1707.06347), with one `advantage` for each token."""
+    1707.06347), with one of `advantages` for each token."""
     ratio = (logprobs - inputs["reference"]).exp()
-    gain = inputs["advantage"]
+    gain = inputs["advantages"]
     bounded = torch.minimum(ratio * gain, ratio.clamp(1.0 - CLIP, 1.0 + CLIP) * gain)
     return -(inputs["weights"] * bounded).sum()
 
@@ -76,7 +76,7 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": Loss(cross_entropy),
     "preference": Loss(preference, ("reference",), members=2),
     "npo": Loss(npo, ("reference",)),
-    "clipped_advantage": Loss(clipped_advantage, ("reference", "advantage")),
+    "clipped_advantage": Loss(clipped_advantage, ("reference", "advantages")),
 }
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from shammah.errors import DivergenceError, TrainingError
-from shammah.ports.training_client import AdamParams, Datum, TrainingClient
+from shammah.ports.datum import Datum
+from shammah.ports.training_client import AdamParams, TrainingClient
 from shammah.settings import TrainingSettings
 from shammah.training import losses
 from shammah.training.batches import Batch, LessonBatches

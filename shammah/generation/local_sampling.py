@@ -1,0 +1,351 @@
+"""The `SamplingClient` on this machine: samples and log-probabilities through the one decode loop.
+
+n samples of a prompt are rows of one batch that share the reading of the prompt. Nothing is kept
+between calls: a seed gives the same samples to the bit, whatever was sampled before. Knows tokens;
+of text only what stop texts need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shammah.errors import SamplingError, ShammahError
+from shammah.generation.decoding import TokenDecoder
+from shammah.generation.lora import AdaptableModel, AdapterState, Weights
+from shammah.generation.params import GenerationParams
+from shammah.generation.sampling import Sampler
+from shammah.models.load import BaseModel
+from shammah.ports.datum import ModelInput
+from shammah.ports.sampling_client import (
+    SampledToken,
+    SamplingParams,
+    StopReason,
+    TokensWithLogprobs,
+)
+from shammah.renderers.detokenize import Detokenizer, StopTexts
+
+BACKEND = "local torch"
+T = TypeVar("T")
+Step = list[tuple[int, SampledToken, bool]]
+"""Of each row that goes on: its number, its token, and whether that is a stop token."""
+
+_ENDS: dict[str, StopReason] = {"end": "stop", "length": "length"}
+
+
+class Run(Protocol):
+    """Has the thread that owns the model compute something, without gradients."""
+
+    async def __call__(self, work: Callable[[], T], /) -> T: ...
+
+
+class TokenSampling:
+    """Samples and log-probabilities in the calling thread, which must be without gradients.
+
+    Args:
+        base: the model.
+        decoder: what runs it.
+        closed: asked before each forward pass whether to give up.
+    """
+
+    def __init__(
+        self, base: BaseModel, decoder: TokenDecoder, closed: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._base = base
+        self._decoder = decoder
+        self._closed = closed
+
+    def sample(
+        self,
+        prompt: ModelInput,
+        params: SamplingParams,
+        state: AdapterState,
+        n: int = 1,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> tuple[TokensWithLogprobs, ...]:
+        """n continuations; raises what `SamplingClient.sample` does."""
+        if n > 1 and not self._decoder.batches:
+            return tuple(
+                self.sample(prompt, replace(params, seed=row_seed(seed, row)), state, 1, stopped)[0]
+                for seed in (_seed(params),)
+                for row in range(n)
+            )
+        rows: list[list[SampledToken]] = [[] for _ in range(n)]
+        stops: list[int | None] = [None] * n
+        reasons: list[StopReason | None] = [None] * n
+        with failures():
+            for step in self.steps(prompt, params, state, n, stopped):
+                for row, token, ended in step:
+                    rows[row].append(token)
+                    reasons[row] = token.stop_reason
+                    stops[row] = token.token if ended else None
+            return tuple(
+                TokensWithLogprobs(
+                    tuple(one.token for one in row), tuple(one.logprob for one in row), reason, stop
+                )
+                for row, reason, stop in zip(rows, map(_finished, reasons), stops, strict=True)
+            )
+
+    def steps(
+        self,
+        prompt: ModelInput,
+        params: SamplingParams,
+        state: AdapterState,
+        n: int = 1,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Step]:
+        """The tokens of n continuations as they are drawn."""
+        if n < 1:
+            raise SamplingError(f"{n} samples were asked for.", backend=BACKEND)
+        tokens = prompt.tokens
+        room = self._room(tokens)
+        if room < 1:
+            raise SamplingError(
+                f"the prompt takes {len(tokens)} tokens and the model reads "
+                f"{self._base.context_length} altogether.",
+                backend=BACKEND,
+                hint="Shorten the prompt.",
+            )
+        drawing = GenerationParams(
+            temperature=params.temperature, top_p=params.top_p, top_k=params.top_k
+        )
+        seed = _seed(params)
+        run = self._decoder.start(
+            tokens,
+            state,
+            *(Sampler(drawing, tokens, row_seed(seed, row)) for row in range(n)),
+            limit=min(params.max_tokens, room),
+            stop_tokens=params.stop_tokens,
+            stopped=lambda: self._closed() or stopped(),
+            aside=True,
+            logprobs=True,
+        )
+        texts = [self._stop_texts(params.stop_texts) for _ in range(n)]
+        for drawn in run.steps():
+            step: Step = []
+            for one in drawn:
+                if not one.ended and texts[one.row](one.token):
+                    run.end(one.row)
+                reason = run.reasons[one.row]
+                ends = _ENDS.get(reason)
+                step.append((one.row, SampledToken(one.token, one.logprob, ends), one.ended))
+            yield step
+
+    def logprobs(
+        self,
+        model_input: ModelInput,
+        state: AdapterState,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> NDArray[np.float32]:
+        """See `SamplingClient.compute_logprobs`."""
+        with failures():
+            tokens = model_input.tokens
+            if self._room(tokens) < 0:
+                raise SamplingError(
+                    f"the input has {len(tokens)} tokens and the model reads "
+                    f"{self._base.context_length}.",
+                    backend=BACKEND,
+                    hint="Shorten it.",
+                )
+            found = self._decoder.logprobs(
+                tokens, state, lambda: self._closed() or stopped()
+            ).numpy()
+            if np.isnan(found[1:]).any():
+                raise SamplingError(
+                    "it was stopped, or the model gave no numbers.", backend=BACKEND
+                )
+            return found
+
+    def _room(self, tokens: Sequence[int]) -> int:
+        """How many tokens the context has left after these."""
+        vocabulary = self._base.model.get_input_embeddings().weight.shape[0]
+        if not tokens:
+            raise SamplingError("there is no token to begin with.", backend=BACKEND)
+        if max(tokens) >= vocabulary:
+            raise SamplingError(
+                f"token {max(tokens)} is not in the vocabulary of {vocabulary}.",
+                backend=BACKEND,
+                hint="The tokens are of another model's tokenizer.",
+            )
+        return self._base.context_length - len(tokens)
+
+    def _stop_texts(self, stops: Sequence[str]) -> Callable[[int], bool]:
+        """Whether a row's text has reached a stop text with a further token."""
+        if not stops:
+            return lambda token: False
+        tokenizer = self._base.tokenizer
+
+        def decode(tokens: Sequence[int]) -> str:
+            return str(tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+        text, end = Detokenizer(decode), StopTexts(stops)
+        return lambda token: end.push(text.push(token))[1]
+
+
+class LocalSamplingClient:
+    """A `SamplingClient` on a loaded base model, with or without an adapter.
+
+    Args:
+        sampling: what computes.
+        state: the adapter, asked for when a call begins.
+        run: the thread that may use the model.
+    """
+
+    def __init__(
+        self, sampling: TokenSampling, state: Callable[[], AdapterState], run: Run
+    ) -> None:
+        self._sampling = sampling
+        self._state = state
+        self._run = run
+
+    async def sample(
+        self, prompt: ModelInput, params: SamplingParams, n: int = 1
+    ) -> tuple[TokensWithLogprobs, ...]:
+        """The port's `sample`. The rows of one call are decoded as one batch."""
+        stopped = threading.Event()
+        state = self._state()
+        try:
+            with failures():
+                return await self._run(
+                    lambda: self._sampling.sample(prompt, params, state, n, stopped.is_set)
+                )
+        finally:
+            stopped.set()
+
+    async def stream(
+        self, prompt: ModelInput, params: SamplingParams
+    ) -> AsyncIterator[SampledToken]:
+        """The port's `stream`; between two tokens the model is free for others."""
+        stopped = threading.Event()
+        steps = self._sampling.steps(prompt, params, self._state(), 1, stopped.is_set)
+        last: StopReason | None = None
+        try:
+            with failures():
+                while (step := await self._run(partial(next, steps, None))) is not None:
+                    ((_, token, _),) = step
+                    last = token.stop_reason
+                    yield token
+                _finished(last)
+        finally:
+            # The generator is closed by the thread that runs it, unless that has gone.
+            stopped.set()
+            with failures(quiet=True):
+                await asyncio.shield(self._run(steps.close))  # type: ignore[attr-defined]
+
+    async def compute_logprobs(self, model_input: ModelInput) -> NDArray[np.float32]:
+        """The port's `compute_logprobs`."""
+        stopped = threading.Event()
+        state = self._state()
+        try:
+            with failures():
+                return await self._run(
+                    lambda: self._sampling.logprobs(model_input, state, stopped.is_set)
+                )
+        finally:
+            stopped.set()
+
+
+class BaseSamplingClient(LocalSamplingClient):
+    """A `SamplingClient` that has a base model for itself, and computes on a thread of its own.
+
+    Args:
+        base: the model; nobody else may use it until `close`.
+        weights: an adapter, or None for the base model alone.
+
+    Raises:
+        ModelError: an engine has the model.
+        AdapterInvalidError: the adapter does not fit it.
+    """
+
+    def __init__(
+        self, base: BaseModel, weights: Weights | None = None, name: str | None = None
+    ) -> None:
+        self._adaptable = AdaptableModel(base.model)
+        try:
+            state = self._adaptable.prepare(weights, name, 0)
+        except ShammahError:
+            self._adaptable.restore()
+            raise
+        self._closed = threading.Event()
+        self._thread = ThreadPoolExecutor(
+            1, "shammah-sample", partial(torch.set_num_threads, base.threads)
+        )
+        super().__init__(
+            TokenSampling(base, TokenDecoder(base, self._adaptable.slot), self._closed.is_set),
+            lambda: state,
+            self._on_thread,
+        )
+
+    def close(self) -> None:
+        """Stop what is being computed and give the model back."""
+        self._closed.set()
+        self._thread.shutdown(cancel_futures=True)
+        self._adaptable.restore()
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        def compute() -> T:
+            with torch.inference_mode():
+                return work()
+
+        if self._closed.is_set():
+            raise SamplingError("it was closed.", backend=BACKEND)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, compute)
+
+
+def _seed(params: SamplingParams) -> int:
+    return params.seed if params.seed is not None else secrets.randbits(48)
+
+
+def row_seed(seed: int, row: int) -> int:
+    """What sample `row` of several is drawn from: the seed itself for the first."""
+    if row == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def failures(*, quiet: bool = False) -> Iterator[None]:
+    """Whatever goes wrong inside is a `SamplingError` with its cause; with `quiet` nothing is."""
+    try:
+        yield
+    except SamplingError:
+        if not quiet:
+            raise
+    except Exception as error:
+        if quiet:
+            return
+        raise SamplingError(_words(error), backend=BACKEND, hint=_hint(error)) from error
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ShammahError):
+        return error.message
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "there was not enough memory."
+    return f"{type(error).__name__}: {error}"
+
+
+def _hint(error: Exception) -> str | None:
+    if isinstance(error, ShammahError):
+        return error.hint
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "Ask for fewer samples at once, or for shorter ones."
+    return None
+
+
+def _finished(reason: Any) -> StopReason:
+    if reason is None:
+        raise SamplingError("it was stopped before the end.", backend=BACKEND)
+    found: StopReason = reason
+    return found
