@@ -26,7 +26,7 @@ from shammah.generation.completers import (
     LLMMessageCompleter,
     SamplingMessageCompleter,
     SamplingTokenCompleter,
-    answer_text,
+    as_far_as,
 )
 from shammah.generation.engine import Engine
 from shammah.generation.engine_llm import EngineLLM
@@ -481,11 +481,9 @@ async def test_a_completed_message_ends_at_the_renderers_stop_text(tmp_path: Pat
     try:
         renderer = engine.renderer
         assert renderer.stop_texts
-        ids = renderer._encode(" Me.\nUser: And you?")  # type: ignore[attr-defined]
-        from shammah.ports.sampling_client import TokensWithLogprobs
-
-        sample = TokensWithLogprobs(tuple(ids), (-0.1,) * len(ids), "stop")
-        assert answer_text(renderer, sample, renderer.stop_texts) == "Me."
+        ids = engine.base.tokenizer(" Me.\nUser: And you?")["input_ids"]
+        assert renderer.parse(ids).message == assistant("Me.")
+        assert as_far_as("One. Two. Three.", (" Two", "Three")) == "One."
         completer = SamplingMessageCompleter(
             engine.sampling_client(), renderer, SamplingParams(max_tokens=8)
         )
