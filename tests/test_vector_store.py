@@ -50,15 +50,20 @@ async def test_records_come_back_as_they_were_also_from_another_process(
     assert (back.id, back.text, back.metadata) == ("a", kept.text, kept.metadata)
     assert back.metadata["yes"] is True
     assert back.vector.dtype == np.float32 and back.vector.tolist() == [3, 4, 0]
+    assert await asyncio.to_thread(_elsewhere, file, [0, 1, 0]) == "['a', 'b']\n"
+    assert (await asyncio.to_thread(file.stat)).st_mode & 0o777 == 0o600
+
+
+def _elsewhere(file: Path, vector: list[float]) -> str:
+    """The ids that another process finds."""
     code = """
-import asyncio, sys
+import asyncio, json, sys
 from shammah.backends.sqlite_vectors import SqliteVectors
 store = SqliteVectors(sys.argv[1])
-print([hit.id for hit in asyncio.run(store.query("facts", [0, 1, 0]))])
+print([hit.id for hit in asyncio.run(store.query("facts", json.loads(sys.argv[2])))])
 """
-    asked = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True)
-    assert (asked.stdout, asked.stderr) == ("['a', 'b']\n", "")
-    assert file.stat().st_mode & 0o777 == 0o600
+    command = [sys.executable, "-c", code, str(file), str(vector)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 async def test_an_id_that_is_added_again_takes_the_place_of_the_first(store: VectorStore) -> None:
