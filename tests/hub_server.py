@@ -32,7 +32,7 @@ class HubServer:
     def __enter__(self) -> HubServer:
         handler = type("Bound", (_Handler,), {"hub": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         return self
 
