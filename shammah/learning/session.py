@@ -89,7 +89,7 @@ def run_job(
         width = int(base.model.config.get_text_config(decoder=True).hidden_size)
         chosen = spec.training.model_copy(update={"learning_rate": rate_for_width(width)})
         spec = spec.model_copy(update={"training": chosen})
-    renderer = renderer_for(base.tokenizer, base.stop_tokens)
+    renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
     rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
     torch.set_num_threads(threads or base.threads)
     anchors = anchors_of(base, rendered, folder)
