@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from shammah.errors import StorageError
@@ -17,7 +18,10 @@ from shammah.errors import StorageError
 def private_folder(path: Path) -> Path:
     """Make a folder, and those above it, that only its owner can enter (0700)."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One by one: `parents=True` leaves the mode of those above to the umask.
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise storage_error(error, path) from error
     return path
@@ -33,20 +37,33 @@ def write_atomic(path: Path, content: bytes | str | Callable[[Path], object]) ->
     Raises:
         StorageError: the disk is full or the folder cannot be written; `path` is as it was before.
     """
+    with replacing(path) as temporary:
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which it becomes when the block ends without an error.
+
+    Raises:
+        StorageError: as `write_atomic`.
+    """
     private_folder(path.parent)
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield temporary
         temporary.chmod(0o600)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except StorageError:
+        raise
     except OSError as error:
         raise storage_error(error, path) from error
     finally:

@@ -70,3 +70,8 @@ class Paths:
     @property
     def config_file(self) -> Path:
         return self.settings_file or self.config / "config.toml"
+
+    @property
+    def models_file(self) -> Path:
+        """The models that have a short name."""
+        return self.config / "models.toml"

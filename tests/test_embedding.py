@@ -217,3 +217,17 @@ def test_an_encoder_that_cannot_be_used_says_so(tmp_path: Path) -> None:
     (broken / "sentence_bert_config.json").write_text("[]")
     with pytest.raises(ModelError, match="cannot be read"):
         SentenceEncoder(str(broken))
+
+
+def test_no_step_of_an_encoder_is_left_out(tmp_path: Path) -> None:
+    joined = encoder_folder(tmp_path / "joined")
+    modes = {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}
+    (joined / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    with pytest.raises(ModelError, match="pools in a way"):
+        SentenceEncoder(str(joined))
+    (joined / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
+    assert SentenceEncoder(str(joined)).name.endswith("cls")
+    steps = [{"type": f"sentence_transformers.models.{name}"} for name in ("Pooling", "Dense")]
+    (joined / "modules.json").write_text(json.dumps(steps))
+    with pytest.raises(ModelError, match="steps that are not known here: Dense"):
+        SentenceEncoder(str(joined))

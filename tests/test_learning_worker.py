@@ -15,6 +15,7 @@ import pytest
 import torch
 from test_learning_trainer import ENVIRONMENT, Chat
 
+from shammah.backends.jsonl_metrics import JsonlMetrics
 from shammah.learning import worker
 from shammah.learning.job import (
     EXIT_CODES,
@@ -86,6 +87,9 @@ async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
     # Nothing private is left readable, nothing large is left behind.
     assert {path.stat().st_mode & 0o777 for path in taught.folder.iterdir()} == {0o600}
     assert {path.name for path in taught.folder.iterdir()} >= {"job.json", "metrics.jsonl"}
+    metrics = JsonlMetrics(taught.folder / "metrics.jsonl")
+    losses = [point async for point in metrics.history("loss", run=f"job-{taught.id}")]
+    assert {point.step for point in losses} == set(range(1, losses[-1].step + 1))
     assert not (taught.folder / "checkpoint").exists()
     await chat.close()
 

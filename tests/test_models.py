@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import tiny_models
+from hub_server import HubServer
 
 from shammah.errors import ModelError, ModelNotFoundError, NotEnoughMemoryError
 from shammah.models.describe import describe
@@ -234,69 +232,12 @@ def test_a_pretrained_llama_loads(shared_data: Callable[[str], Path]) -> None:
     assert any("chat template" in note for note in base.notes)
 
 
-# A hub of our own: the HTTP interface that huggingface_hub speaks, on this machine.
-
-REVISION = "0" * 39 + "1"
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    folder: Path
-    requests: list[str]
-
-    def do_GET(self) -> None:
-        self._answer(True)
-
-    def do_HEAD(self) -> None:
-        self._answer(False)
-
-    def _answer(self, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        self.requests.append(path)
-        files = sorted(file for file in self.folder.iterdir() if file.is_file())
-        if path.startswith("/api/models/me/gated"):
-            self._send(403, b"{}", {"X-Error-Code": "GatedRepo"}, body)
-        elif path.startswith("/api/models/me/tiny/tree"):
-            tree = [
-                {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": _digest(f)[:40]}
-                for f in files
-            ]
-            self._send(200, json.dumps(tree).encode(), {}, body)
-        elif path.startswith("/api/models/me/tiny"):
-            siblings = [{"rfilename": file.name} for file in files]
-            info = {"id": "me/tiny", "sha": REVISION, "siblings": siblings}
-            self._send(200, json.dumps(info).encode(), {}, body)
-        elif path.startswith(f"/me/tiny/resolve/{REVISION}/"):
-            file = self.folder / path.rpartition("/")[2]
-            headers = {"ETag": f'"{_digest(file)}"', "X-Repo-Commit": REVISION}
-            self._send(200, file.read_bytes(), headers, body)
-        else:
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 @pytest.fixture
-def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    requests: list[str] = []
-    handler = type("TinyHub", (Hub,), {"folder": folder, "requests": requests})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", requests
-    server.shutdown()
-    server.server_close()
+def hub(folder: Path) -> Iterator[HubServer]:
+    with HubServer() as server:
+        files = {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+        server.commit("models/me/tiny", files)
+        yield server
 
 
 FETCH = """
@@ -325,20 +266,19 @@ def fetch(home: Path, endpoint: str, *names: str) -> list[str]:
 
 
 def test_a_hub_model_is_downloaded_once_and_then_needs_no_network(
-    hub: tuple[str, list[str]], folder: Path, tmp_path: Path
+    hub: HubServer, folder: Path, tmp_path: Path
 ) -> None:
-    endpoint, requests = hub
-    lines = fetch(tmp_path, endpoint, "me/tiny", "me/none", "me/gated")
+    lines = fetch(tmp_path, hub.endpoint, "me/tiny", "me/none", "me/gated")
     kind, _, place = lines[0].partition(" ")
     assert kind == "path"
     assert fingerprint(Path(place)) == fingerprint(folder)
     assert lines[1].startswith("ModelNotFoundError There is no model me/none on the Hub")
     assert "must be granted first" in lines[2]
     assert "downloading me/tiny" in lines[3]
-    before = len(requests)
-    again = fetch(tmp_path, endpoint, "me/tiny")
+    before = len(hub.requests)
+    again = fetch(tmp_path, hub.endpoint, "me/tiny")
     assert again[0] == lines[0]
-    assert len(requests) == before
+    assert len(hub.requests) == before
     offline = fetch(tmp_path, "http://127.0.0.1:9", "me/tiny", "me/other")
     assert offline[0] == lines[0]
     assert "the Hub cannot be reached" in offline[1]

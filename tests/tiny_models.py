@@ -82,7 +82,7 @@ def engine_for(base: BaseModel) -> Engine:
     from shammah.generation.engine import Engine
     from shammah.renderers.registry import renderer_for
 
-    return Engine(base, renderer_for(base.tokenizer, base.stop_tokens))
+    return Engine(base, renderer_for(base.tokenizer, base.stop_tokens, base.renderer))
 
 
 def random_adapter(

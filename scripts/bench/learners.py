@@ -34,7 +34,7 @@ class Chat:
 
     def __init__(self, settings: ModelSettings) -> None:
         self.base = load_base_model(settings)
-        self.renderer = renderer_for(self.base.tokenizer, self.base.stop_tokens, settings.renderer)
+        self.renderer = renderer_for(self.base.tokenizer, self.base.stop_tokens, self.base.renderer)
         self.before: Conversation = ()
         self._engine = Engine(self.base, self.renderer)
         self._scope: ActiveScope | None = None

@@ -224,7 +224,7 @@ def _load(settings: ModelSettings) -> tuple[BaseModel, Engine]:
     from shammah.renderers.registry import renderer_for
 
     base = load_base_model(settings)
-    return base, Engine(base, renderer_for(base.tokenizer, base.stop_tokens, settings.renderer))
+    return base, Engine(base, renderer_for(base.tokenizer, base.stop_tokens, base.renderer))
 
 
 def _publish(base: BaseModel, engine: Engine, adapter: Adapter | None) -> None:

@@ -287,6 +287,16 @@ def _model(commands: Any) -> None:
     info.add_argument("name", nargs="?", help="another than the configured one")
     card = _action(actions, "card", "the same, and what its makers say of it", "model:card")
     card.add_argument("name", nargs="?", help="another than the configured one")
+    named = _action(actions, "register", "give a model a short name", "model:register")
+    named.add_argument("name", help="letters, digits, _, . and -")
+    named.add_argument("source", help="`embedded`, a folder, or a Hub name")
+    named.add_argument("--revision", help="the branch, tag or commit on the Hub")
+    named.add_argument("--renderer", metavar="NAME", help="how it is spoken to: template, ...")
+    named.add_argument("--notes", metavar="TEXT", default="", help="what to remember of it")
+    named.add_argument("--replace", action="store_true", help="also where the name is taken")
+    _action(actions, "list", "the models that have a short name", "model:models")
+    gone = _action(actions, "forget", "take a short name back; the files stay", "model:forget")
+    gone.add_argument("name")
 
 
 def _data(commands: Any) -> None:
@@ -350,7 +360,9 @@ def _json(parser: Parser, summary: str = "JSON instead of text") -> None:
 
 
 def _model_options(parser: Parser) -> None:
-    parser.add_argument("--model", metavar="NAME", help="`embedded`, a folder, or a Hub name")
+    parser.add_argument(
+        "--model", metavar="NAME", help="`embedded`, a registered name, a folder, or a Hub name"
+    )
     parser.add_argument("--renderer", metavar="NAME", help="how conversations are written for it")
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))

@@ -33,6 +33,7 @@ class Given:
 def run(options: Namespace) -> int:
     """Render each conversation of the file."""
     from shammah.models.load import load_tokenizer
+    from shammah.models.source import find_model
     from shammah.renderers.base import TrainOnWhat
     from shammah.renderers.registry import AUTO, renderer_for
 
@@ -50,6 +51,8 @@ def run(options: Namespace) -> int:
     )
     # A tokenizer of another model is not spoken to in the way that the settings say of theirs.
     name = options.renderer or (AUTO if options.tokenizer else settings.model.renderer)
+    if name == AUTO:
+        name = find_model(settings.model.name).renderer or AUTO
     tokenizer, stop_tokens = load_tokenizer(settings.model.name)
     renderer = renderer_for(tokenizer, stop_tokens, name)
     for note in renderer.notes:

@@ -7,7 +7,6 @@ database, processes or tensors.
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,8 @@ FORMAT: Literal[1] = 1
 SPEC = "job.json"
 EVENTS = "events.jsonl"
 METRICS = "metrics.jsonl"
+MEASURED = ("epoch", "loss", "learning_rate", "grad_norm", "learned", "tokens_per_second")
+"""What is kept of each step in `metrics.jsonl`."""
 RESULT = "result.json"
 STDERR = "stderr.log"
 WEIGHTS = "adapter.safetensors"
@@ -290,15 +291,6 @@ def parse_event(line: bytes | str) -> Event | None:
 def event_line(event: Event) -> str:
     """One event as one line of JSON, with its newline."""
     return event.model_dump_json() + "\n"
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that only its owner can read."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(handle, line.encode())
-    finally:
-        os.close(handle)
 
 
 def read_events(folder: Path) -> list[Event]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from shammah.backends.jsonl_metrics import JsonlMetrics
 from shammah.errors import TrainingError
 from shammah.files import write_atomic
 from shammah.learning.clock import RunningClock
@@ -31,6 +32,7 @@ from shammah.learning.gate import GateReport, judge
 from shammah.learning.job import (
     BEFORE,
     CHECKPOINT,
+    MEASURED,
     METRICS,
     RESULT,
     WEIGHTS,
@@ -44,7 +46,6 @@ from shammah.learning.job import (
     LoraRecord,
     Progress,
     Start,
-    append_line,
     event_line,
 )
 from shammah.learning.material import Material
@@ -88,7 +89,7 @@ def run_job(
         width = int(base.model.config.get_text_config(decoder=True).hidden_size)
         chosen = spec.training.model_copy(update={"learning_rate": rate_for_width(width)})
         spec = spec.model_copy(update={"training": chosen})
-    renderer = renderer_for(base.tokenizer, base.stop_tokens, spec.model.renderer)
+    renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
     rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
     torch.set_num_threads(threads or base.threads)
     anchors = anchors_of(base, rendered, folder)
@@ -105,7 +106,8 @@ def run_job(
 
     async def work() -> Failed | None:
         held = await curriculum(client, rendered, anchors, base.stop_tokens)
-        job = _Work(folder, spec, base, client, held, signals, tell)
+        metrics = JsonlMetrics(folder / METRICS)
+        job = _Work(folder, spec, base, client, held, signals, tell, metrics)
         tell(job.start(loaded))
         signals.setting_up = False
         return await job.train()
@@ -124,6 +126,7 @@ class _Work:
     curriculum: Curriculum
     signals: StopSignal
     tell: Callable[[Event], None]
+    metrics: JsonlMetrics
 
     @property
     def lessons(self) -> Material:
@@ -156,6 +159,7 @@ class _Work:
             checkpoint=self.folder / CHECKPOINT,
             clock=RunningClock(),
         )
+        await self.metrics.flush()
         if result.stopped:
             return Failed(kind="interrupted", message="It was told to end.", step=result.steps)
         await self.client.save_weights(self.folder / WEIGHTS)
@@ -194,7 +198,12 @@ class _Work:
             self.tell(Checkpoint(**values))
             return
         progress = Progress(**values)
-        append_line(self.folder / METRICS, event_line(progress))
+        measured = {name: getattr(progress, name) for name in MEASURED}
+        self.metrics.record(
+            {name: value for name, value in measured.items() if value is not None},
+            step=progress.step,
+            run=f"job-{self.spec.id}",
+        )
         self.tell(progress)
 
     def complete(self, result: SupervisedResult, report: GateReport) -> Complete:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from shammah.errors import ModelError
 from shammah.models.device import choose_device, choose_dtype, choose_threads, cpu_has_bf16
 from shammah.models.memory import MemoryEstimate, context_length, estimate, require_memory
-from shammah.models.source import check_folder, find_model, weight_files
+from shammah.models.source import ModelSource, check_folder, find_model, weight_files
 from shammah.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class BaseModel:
 
     `model` is a transformers `PreTrainedModel` in eval mode whose parameters need no gradient;
     `notes` are what the user should know about how it was loaded. `threads` is how many should
-    compute an answer.
+    compute an answer; `renderer` is how conversations are written for it: what
+    the settings say, else what it was registered with, else `auto`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class BaseModel:
     context_length: int
     notes: tuple[str, ...]
     threads: int
+    renderer: str = "auto"
 
     @property
     def stop_tokens(self) -> tuple[int, ...]:
@@ -79,7 +81,8 @@ def load_base_model(settings: ModelSettings, on_progress: Progress | None = None
     from shammah.models.fingerprint import fingerprint
     from shammah.models.safetensors_header import stored_tensors
 
-    path = locate(settings.name, on_progress)
+    source = find_model(settings.name)
+    path = _folder(source, on_progress)
     check_folder(path)
     if on_progress is not None:
         on_progress(f"loading {settings.name}")
@@ -97,17 +100,18 @@ def load_base_model(settings: ModelSettings, on_progress: Progress | None = None
     from shammah.models.shape import model_shape
 
     return BaseModel(
-        name=settings.name,
+        name=source.name,
         path=path,
         model=model,
         tokenizer=tokenizer,
         device=device,
         dtype=dtype,
         fingerprint=mark,
-        shape=model_shape(settings.name, mark, model),
+        shape=model_shape(source.name, mark, model),
         context_length=context_length(config),
         notes=tuple(_notes(tokenizer, device, dtype, stored)),
         threads=settings.threads or choose_threads(parameters * dtype.itemsize),
+        renderer=settings.renderer if settings.renderer != "auto" else source.renderer or "auto",
     )
 
 
@@ -123,11 +127,12 @@ def load_shape(name: str) -> ModelShape:
     from shammah.models.fingerprint import fingerprint
     from shammah.models.shape import model_shape
 
-    path = locate(name)
+    source = find_model(name)
+    path = _folder(source, None)
     check_folder(path)
     with quiet_transformers(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(_read_config(path), trust_remote_code=False)
-    return model_shape(name, fingerprint(path), model)
+    return model_shape(source.name, fingerprint(path), model)
 
 
 def load_tokenizer(name: str) -> tuple[Any, tuple[int, ...]]:
@@ -169,12 +174,15 @@ def locate(name: str, on_progress: Progress | None = None) -> Path:
     Raises:
         ModelNotFoundError: as `load_base_model`.
     """
-    source = find_model(name)
+    return _folder(find_model(name), on_progress)
+
+
+def _folder(source: ModelSource, on_progress: Progress | None) -> Path:
     if source.path is not None:
         return source.path
     from shammah.models.hub import fetch
 
-    return fetch(str(source.hub_id), on_progress)
+    return fetch(str(source.hub_id), on_progress, revision=source.revision)
 
 
 def checkpoint_dtype(tensors: list[StoredTensor]) -> torch.dtype:

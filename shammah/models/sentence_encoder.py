@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
 from shammah.errors import EmbeddingError, ModelError, ShammahError
 from shammah.models.fingerprint import fingerprint
@@ -33,12 +33,36 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class _Pooling(BaseModel):
-    """`1_Pooling/config.json`: how the states of a text become one vector."""
+    """`1_Pooling/config.json`: how the states of a text become one vector. A mode by its name, or
+    one switch a mode, of which several may be on; then their vectors are joined."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Any]
+
+    pooling_mode: str | None = None
+
+    @property
+    def modes(self) -> set[str]:
+        if self.pooling_mode is not None:
+            return {self.pooling_mode}
+        prefix = "pooling_mode_"
+        switches = (self.__pydantic_extra__ or {}).items()
+        return {name.removeprefix(prefix) for name, on in switches
+                if on is True and name.startswith(prefix)}  # fmt: skip
+
+
+class _Module(BaseModel):
+    """One of the steps in `modules.json`."""
 
     model_config = ConfigDict(extra="ignore")
 
-    pooling_mode_mean_tokens: bool = False
-    pooling_mode_cls_token: bool = False
+    type: str
+
+
+class _Modules(RootModel[tuple[_Module, ...]]):
+    """`modules.json`: what a text goes through."""
+
+    root: tuple[_Module, ...] = ()
 
 
 class _Reading(BaseModel):
@@ -68,6 +92,7 @@ class SentenceEncoder:
     def __init__(self, name: str, *, device: str = "cpu", threads: int = 0) -> None:
         path = locate(name)
         check_folder(path)
+        _check_modules(path)
         self._device = device
         self._pooling = _pooling(path)
         self._tokenizer, self._model = _load(path, device)
@@ -150,13 +175,28 @@ def _load(path: Path, device: str) -> tuple[Any, Any]:
 def _pooling(path: Path) -> Literal["mean", "cls"]:
     if not (path / "1_Pooling" / "config.json").is_file():
         return "mean"
-    how = _read(path / "1_Pooling" / "config.json", _Pooling)
-    if how.pooling_mode_mean_tokens == how.pooling_mode_cls_token:
+    modes = _read(path / "1_Pooling" / "config.json", _Pooling).modes
+    if modes in ({"mean"}, {"mean_tokens"}):
+        return "mean"
+    if modes in ({"cls"}, {"cls_token"}):
+        return "cls"
+    raise ModelError(
+        f"The encoder in {path} pools in a way that is not known here.",
+        hint="The mean over tokens and the first token are.",
+    )
+
+
+def _check_modules(path: Path) -> None:
+    """See that nothing comes after the pooling that would be left out (a layer of its own)."""
+    steps = {
+        module.type.rpartition(".")[2] for module in _read(path / "modules.json", _Modules).root
+    }
+    if others := steps - {"Transformer", "Pooling", "Normalize"}:
         raise ModelError(
-            f"The encoder in {path} pools in a way that is not known here.",
-            hint="The mean over tokens and the first token are.",
+            f"The encoder in {path} has steps that are not known here: "
+            f"{', '.join(sorted(others))}.",
+            hint="Take one that is a transformer and a pooling.",
         )
-    return "cls" if how.pooling_mode_cls_token else "mean"
 
 
 def _read(path: Path, kind: type[Kind]) -> Kind:

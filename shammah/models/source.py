@@ -1,4 +1,4 @@
-"""Where a model's name leads: the embedded model, a folder, or the Hub.
+"""Where a model's name leads: the embedded model, a registered one, a folder, or the Hub.
 
 Looks at names and folders only; reads no weights and needs no network.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shammah.errors import ModelError, ModelNotFoundError
+from shammah.errors import ModelError, ModelNotFoundError, RegistryError
+from shammah.paths import Paths
 
 EMBEDDED = Path(__file__).parent / "embedded"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -19,18 +20,47 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.j
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model's name and where to get it: a folder here, or an id on the Hub."""
+    """A model's name and where to get it: a folder here, or an id on the Hub.
+
+    `revision` is that of the Hub (None: its default branch), `renderer` how the model is to be
+    spoken to (None: as it says itself).
+    """
 
     name: str
     path: Path | None
     hub_id: str | None
+    revision: str | None = None
+    renderer: str | None = None
 
 
 def find_model(name: str) -> ModelSource:
-    """What a `[model] name` stands for.
+    """What a `[model] name` stands for. A registered name comes before a folder or Hub id of that
+    name.
 
     Raises:
-        ModelNotFoundError: it is neither `embedded`, nor a folder, nor shaped like a Hub id.
+        ModelNotFoundError: it is neither `embedded`, nor registered, nor a folder, nor shaped like
+            a Hub id.
+        ModelError: the file of registered models cannot be read.
+    """
+    from shammah.models.registered import NAME, RegisteredModels
+
+    name = name.strip()
+    if name == "embedded" or not re.fullmatch(NAME, name):
+        return source_of(name)
+    try:
+        model = RegisteredModels(Paths.default().models_file).find(name)
+    except RegistryError as error:
+        raise ModelError(error.message, hint=error.hint) from error
+    if model is None:
+        return source_of(name)
+    return replace(source_of(model.source), revision=model.revision, renderer=model.renderer)
+
+
+def source_of(name: str) -> ModelSource:
+    """`find_model` of a name that is not registered.
+
+    Raises:
+        ModelNotFoundError: as `find_model`.
     """
     name = name.strip()
     if name == "embedded":
@@ -47,7 +77,8 @@ def find_model(name: str) -> ModelSource:
     if not _HUB_ID.fullmatch(name) or difflib.get_close_matches(name, ["embedded"], cutoff=0.8):
         raise ModelNotFoundError(
             f"{name!r} is not the name of a model.",
-            hint="Give `embedded`, a local folder, or a Hub id such as Qwen/Qwen2.5-0.5B-Instruct.",
+            hint="Give `embedded`, a registered name, a local folder, or a Hub id such as "
+            "Qwen/Qwen2.5-0.5B-Instruct.",
         )
     return ModelSource(name, None, name)
 

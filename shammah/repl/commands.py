@@ -10,7 +10,7 @@ from shammah.paths import Paths
 from shammah.repl import text
 from shammah.repl.adapter_commands import SUBCOMMANDS as ADAPTER_SUBCOMMANDS
 from shammah.repl.adapter_commands import adapters
-from shammah.repl.completion import adapter_names
+from shammah.repl.completion import adapter_names, model_names
 from shammah.repl.conversation_commands import clear, history, leave, retry, save, stats, system
 from shammah.repl.feedback_commands import SUBCOMMANDS as FEEDBACK_SUBCOMMANDS
 from shammah.repl.feedback_commands import correct, feedback, rate
@@ -125,7 +125,7 @@ def _files(words: Sequence[str], paths: Paths) -> Iterable[str]:
 def _model(words: Sequence[str], paths: Paths) -> Iterable[str]:
     if not words:
         return ("info", "load")
-    return ("embedded", FILES) if words == ["load"] else ()
+    return (*model_names(paths), FILES) if words == ["load"] else ()
 
 
 def _names(words: Sequence[str], paths: Paths) -> Iterable[str]:
@@ -240,7 +240,8 @@ _LIST = (
         "[info|load NAME]",
         "the base model",
         "info        what it is, where it runs, what it takes\n"
-        "load NAME   answers with another one: `embedded`, a folder, or a name on the Hub",
+        "load NAME   answers with another one: `embedded`, a registered name (shammah model\n"
+        "            register), a folder, or a name on the Hub",
         model,
         _model,
         in_turn=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
+from shammah.errors import ShammahError
 from shammah.paths import Paths
 from shammah.repl.registry import FILES, Command
 
@@ -59,3 +60,14 @@ def adapter_names(paths: Paths) -> list[str]:
     """Names of the adapters on disk, newest first."""
     folder: Path = paths.adapters
     return sorted((path.stem for path in folder.glob("*.safetensors")), reverse=True)
+
+
+def model_names(paths: Paths) -> list[str]:
+    """The embedded model and those that have a short name; none of these where they cannot be
+    read, which loading one of them will tell."""
+    from shammah.models.registered import RegisteredModels
+
+    try:
+        return ["embedded", *(model.name for model in RegisteredModels(paths.models_file).read())]
+    except ShammahError:
+        return ["embedded"]

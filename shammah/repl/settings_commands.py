@@ -22,7 +22,8 @@ async def model(chat: Chat, argument: str) -> None:
         return
     if not rest:
         raise UsageError(
-            "/model load takes a model.", hint="`embedded`, a folder, or a name on the Hub."
+            "/model load takes a model.",
+            hint="`embedded`, a registered name, a folder, or a name on the Hub.",
         )
     chat.say(f"Loading {text.harmless(rest)} ...")
     await chat.assistant.load_model(rest)
