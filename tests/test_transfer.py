@@ -149,7 +149,7 @@ def test_files_as_they_come(store: FeedbackStore, tmp_path: Path) -> None:
     )
     report = import_jsonl(store, path)
     assert report.taken == 2
-    assert report.rejected == [(3, "not UTF-8: it holds half a character")]
+    assert report.rejected == [(3, "not UTF-8 (byte 15)")]
     assert [f.query for f in store.buffer()] == ["q1", "café \u2028 q2"]
     with pytest.raises(InputError, match=r"missing\.jsonl cannot be read: No such file"):
         import_jsonl(store, tmp_path / "missing.jsonl")

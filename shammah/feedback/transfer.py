@@ -7,14 +7,15 @@ Knows the format. What may be taught is `store`'s business.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from shammah.datasets.readers.lines import parse_object
 from shammah.errors import FeedbackError, InputError
 from shammah.feedback.records import RATINGS, Draft, Feedback, FeedbackStatus, Rating, Recorded
 from shammah.feedback.store import FeedbackStore, check_draft
@@ -96,20 +97,7 @@ def parse_line(line: str, settings: FeedbackSettings) -> Draft:
     """
     if len(line) > MAX_LINE:
         raise InputError(f"longer than {MAX_LINE:,} characters")
-    try:
-        value = json.loads(line, parse_constant=_not_a_number)
-    except RecursionError:
-        raise InputError("not JSON: nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error.msg} at column {error.colno}") from None
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"not an object but {_kind(value)}")
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InputError("not UTF-8: it holds half a character") from None
+    value = parse_object(line.encode(errors="surrogatepass"))
     try:
         row = _Line.model_validate(value)
     except ValidationError as error:
@@ -217,15 +205,6 @@ def _lines(stream: TextIO) -> Iterator[tuple[int, str]]:
             pass
         if line.strip():
             yield number, line.rstrip("\r\n")
-
-
-def _not_a_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
-
-
-def _kind(value: Any) -> str:
-    names: Mapping[type, str] = {list: "a list", str: "a text", bool: "true or false"}
-    return names.get(type(value), "null" if value is None else "a number")
 
 
 def _explain(problem: dict[str, Any]) -> str:

@@ -96,7 +96,7 @@ def checked_object(value: Any) -> dict[str, Any]:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise InputError("it holds half a character (a lone surrogate)") from None
+        raise InputError("not UTF-8: it holds half a character (a lone surrogate)") from None
     return value
 
 
