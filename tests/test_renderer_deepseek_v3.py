@@ -99,14 +99,14 @@ def written(message: Message, prompt: str, mode: Thinking) -> str:
 
 
 @settings(max_examples=60, deadline=None)
-@given(conversation=conversations(thinking=True, tools=True), late=st.booleans())
+@given(conversation=conversations(thinking=True, tools=True), late=st.integers(0, 9))
 @pytest.mark.parametrize("mode", MODES)
 def test_a_prompt_is_the_template_and_an_answer_follows_it(
-    deepseek: Any, mode: Thinking, conversation: Conversation, late: bool
+    deepseek: Any, mode: Thinking, conversation: Conversation, late: int
 ) -> None:
     renderer = DeepseekV3Renderer(deepseek, mode=mode)
     if late:
-        conversation = (conversation[0], system("And kindly."), *conversation[1:])
+        conversation = (*conversation[:late], system("And kindly."), *conversation[late:])
     for end in range(1, len(conversation) + 1):
         begun, last = conversation[:end], conversation[end - 1]
         if not any(message.role in ("user", "tool") for message in begun):
@@ -164,18 +164,18 @@ def test_what_is_written_is_text(deepseek: Any, mode: Thinking, text: str) -> No
     renderer = DeepseekV3Renderer(deepseek, mode=mode)
 
     def conversation(text: str) -> Conversation:
-        call = ToolCall("now", json.dumps({"a": text}, ensure_ascii=False))
+        call = ToolCall(text, json.dumps({"a": text}, ensure_ascii=False))
         called = assistant(text, tool_calls=(call,))
         return (system(text), user(text), called, tool(text), assistant(text), user(text))
 
     # In an assistant's text the template cuts thoughts off, so that they do not come this far.
     text = text.replace("</think>", "")
-    tools = (Tool("now", text),)
+    tools = (Tool(text, text),)
     prompt = renderer.generation_prompt(conversation(text), tools)
-    harmless = renderer.generation_prompt(conversation("a"), (Tool("now", "a"),))
+    harmless = renderer.generation_prompt(conversation("a"), (Tool("a", "a"),))
     steering = set(deepseek.added_tokens_decoder)
     assert [t for t in prompt if t in steering] == [t for t in harmless if t in steering]
-    assert deepseek.decode(prompt).count(text) >= 7
+    assert deepseek.decode(prompt).count(text) >= 9
 
 
 @settings(max_examples=50, deadline=None)
@@ -301,7 +301,7 @@ def test_a_call_within_an_open_thought_is_read_and_reported(deepseek: Any) -> No
     assert [problem.reason for problem in found.problems] == ["the thought before it does not end"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     pieces=st.lists(
         st.sampled_from([*TOKENS[2:], "<think>", "</think>", "w", "w", "w", one("w", '{"a": 1}')]),
