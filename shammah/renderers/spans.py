@@ -73,13 +73,15 @@ class Locator:
         """For each message what it says in `text`; None where it is not in there, or where the
         template does something with it that hides its place."""
         everything = range(len(conversation))
+        spans: list[Span | None] = [None] * len(conversation)
         for style in (_OUTSIDE, _OUTSIDE_NO_EMPTY):
             if (found := self._try(conversation, text, prompt, style, everything)) is not None:
-                return found
-        spans: list[Span | None] = []
+                spans = found
+                break
         for index in everything:
-            tries = (self._try(conversation, text, prompt, style, [index]) for style in _STYLES)
-            spans.append(next((found[index] for found in tries if found and found[index]), None))
+            if spans[index] is None:
+                tries = (self._try(conversation, text, prompt, style, [index]) for style in _STYLES)
+                spans[index] = next((found[index] for found in tries if found), None)
         return spans
 
     def bodies(
@@ -111,7 +113,7 @@ class Locator:
             pairs = self._pairs[index]
             if message.tool_calls:
                 pairs = pairs[-len(message.tool_calls) :]
-            elif message.role != "tool":
+            elif message.role != "tool" or not message.text.strip():
                 continue
             if not all(opening in text for opening, _ in pairs):
                 return index
