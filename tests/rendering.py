@@ -224,3 +224,24 @@ def prompt_is_a_prefix(
     ]
     assert example.tokens[len(prompt) : len(prompt) + len(learned)] == learned
     assert learned and learned[-1] in renderer.stop_tokens
+
+
+def learned(
+    renderer: Renderer,
+    conversation: Conversation,
+    train_on: TrainOnWhat,
+    tools: Sequence[Tool] = (),
+) -> list[list[int]]:
+    """Each stretch of learned tokens."""
+    example = renderer.supervised(conversation, train_on, tools)
+    assert len(example.tokens) == len(example.weights)
+    stretches: list[list[int]] = []
+    before = 0.0
+    for token, weight in zip(example.tokens, example.weights, strict=True):
+        assert weight in (0.0, 1.0)
+        if weight and not before:
+            stretches.append([])
+        if weight:
+            stretches[-1].append(token)
+        before = weight
+    return stretches

@@ -177,6 +177,7 @@ def test_an_answer_is_read_back(llama: Any, conversation: Conversation) -> None:
         ('{"name": "n", "parameters": {"a"', "", [], ["not JSON"]),
         ('{"name": "n", "parameters": {}}; {"name": "m"}<|eot_id|>', "", [], ["not JSON"]),
         ('{"name": "n", "parameters": [1]}<|eot_id|>', "", [], ["no object"]),
+        (r'{"name": "n", "parameters": {"a": "\ud83d"}}<|eot_id|>', "", [], ["half a character"]),
         ("<|python_tag|>print(1)<|eom_id|>", "", [], ["no tool call"]),
         ("a<|start_header_id|>b<|eot_id|>", "ab", [], ["no place"]),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,27 @@ import pytest
 from conftest import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rendering import learned, prompt_is_a_prefix
 from tiny_models import CHATML, IM_END, IM_START, byte_tokenizer
 
 from shammah.errors import ContextTooLongError, InputError, ModelError
-from shammah.messages import Conversation, Message, assistant, system, to_dicts, user
+from shammah.messages import (
+    Conversation,
+    ImagePart,
+    Message,
+    TextPart,
+    Tool,
+    ToolCall,
+    assistant,
+    system,
+    to_dicts,
+    tool,
+    user,
+)
 from shammah.models.source import EMBEDDED
-from shammah.renderers.base import Renderer
+from shammah.renderers.base import Renderer, TrainOnWhat
 from shammah.renderers.registry import renderer_for
+from shammah.renderers.role_colon import RoleColonRenderer
 from shammah.renderers.trim import trim_conversation
 
 TOKENIZERS = {
@@ -172,6 +187,78 @@ def test_a_model_without_template_gets_plain_roles_and_says_so() -> None:
     learned = example.tokens[len(prompt) :]
     assert renderer.decode(learned) == " Yes"
     assert learned[-1] in renderer.stop_tokens
+
+
+def _plain() -> RoleColonRenderer:
+    return RoleColonRenderer(byte_tokenizer(chat_template=None))
+
+
+def test_plain_roles_learn_answers_with_what_ends_them() -> None:
+    story = (system("Be brief."), user("Hi"), assistant("Yes"), user("So?"), assistant("No"))
+    renderer = _plain()
+    end = byte_tokenizer(chat_template=None).eos_token
+
+    def found(kind: TrainOnWhat, story: Conversation = story) -> list[str]:
+        inner = byte_tokenizer(chat_template=None)
+        return [inner.decode(tokens) for tokens in learned(renderer, story, kind)]
+
+    assert found(TrainOnWhat.LAST_ASSISTANT_MESSAGE) == [f" No{end}"]
+    assert found(TrainOnWhat.ALL_ASSISTANT_MESSAGES) == [" Yes\n\nUser:", f" No{end}"]
+    assert found(TrainOnWhat.ALL_USER_AND_SYSTEM_MESSAGES) == ["Be brief.", "Hi", "So?"]
+    assert found(TrainOnWhat.ALL_MESSAGES) == [
+        *("Be brief.", "Hi", " Yes\n\nUser:", "So?", f" No{end}")
+    ]
+    whole = f"Be brief.\n\nUser: Hi\n\nAssistant: Yes\n\nUser: So?\n\nAssistant: No{end}"
+    assert found(TrainOnWhat.ALL_TOKENS) == [whole]
+    chosen = tuple(replace(message, trainable=at in (1, 2)) for at, message in enumerate(story))
+    assert found(TrainOnWhat.CUSTOMIZED, chosen) == ["Hi", " Yes\n\nUser:"]
+    for kind, misused in ((TrainOnWhat.CUSTOMIZED, story), (TrainOnWhat.ALL_TOKENS, chosen)):
+        with pytest.raises(InputError, match="trainable"):
+            found(kind, misused)
+
+
+@settings(max_examples=40, deadline=None)
+@given(conversations(), plain)
+def test_plain_roles_begin_with_the_prompt_and_are_read_back(
+    asked: Conversation, answer: str
+) -> None:
+    renderer = _plain()
+    conversation = (*asked, assistant(answer))
+    prompt_is_a_prefix(renderer, conversation)
+    prompt = renderer.generation_prompt(asked)
+    found = renderer.parse(renderer.supervised(conversation).tokens[len(prompt) :])
+    assert found.complete and not found.problems
+    assert found.message.text.strip("\n") == answer.strip("\n")
+    # What was generated and the same turn read back are the same tokens.
+    later = renderer.generation_prompt((*conversation, user("So?")))
+    answered = [*prompt, *byte_tokenizer(chat_template=None)(f" {answer}")["input_ids"]]
+    assert later[: len(answered)] == answered
+
+
+def test_plain_roles_end_where_the_next_turn_begins_also_while_streaming() -> None:
+    inner, parser = byte_tokenizer(chat_template=None), _plain().parser()
+    given: list[object] = []
+    for token in inner(" Yes.\nUse it\n\nUser: more")["input_ids"]:
+        given += parser.feed(token)
+    assert "".join(delta.text for delta in given if isinstance(delta, TextPart)) == "Yes.\nUse it"
+    found = parser.finish()[1]
+    assert found.complete and found.message == assistant("Yes.\nUse it")
+    assert not _plain().parse(inner(" Yes")["input_ids"]).complete
+
+
+def test_plain_roles_write_results_and_refuse_what_they_have_no_place_for() -> None:
+    renderer = _plain()
+    prompt = renderer.generation_prompt((user("Hi"), tool("42")))
+    assert renderer.decode(prompt) == "User: Hi\n\nTool: 42\n\nAssistant:"
+    called = (user("Hi"), assistant("", tool_calls=[ToolCall("now")]), tool("42"))
+    picture = (Message("user", (ImagePart("a.png"),)),)
+    for conversation, tools, reason in (
+        ((user("Hi"),), [Tool("now")], "no place for tools"),
+        (called, [], "no place for calls"),
+        (picture, [], "no place for pictures"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            renderer.generation_prompt(conversation, tools)
 
 
 def test_a_template_that_refuses_the_system_role_gets_it_in_the_first_question() -> None:

@@ -222,7 +222,12 @@ def read_call(parser: AnswerParser, raw: str, arguments: str = "arguments") -> N
     elif not isinstance(value.get(arguments, {}), dict):
         parser.problem(raw, f"the {arguments} of the tool call are no object")
     else:
-        parser.call(value["name"], json.dumps(value.get(arguments, {}), ensure_ascii=False))
+        given = json.dumps(value.get(arguments, {}), ensure_ascii=False)
+        if any("\ud800" <= character <= "\udfff" for character in value["name"] + given):
+            # JSON can escape what is no character, and no tokenizer takes it.
+            parser.problem(raw, "the tool call has half a character in it")
+        else:
+            parser.call(value["name"], given)
 
 
 def read_named_call(

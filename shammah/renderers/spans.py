@@ -29,17 +29,21 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """How marks are put: within the blanks around a text or not, and around empty text or not."""
+    """How marks are put: behind which characters at the beginning of a text and before which at its
+    end (None for all blanks), and around empty text or not."""
 
-    after_blanks: bool
-    before_blanks: bool
+    behind: str | None
+    before: str | None
     empty: bool
 
 
+_STRIPPED = ("", "\n", None)
 _STYLES = tuple(
-    _Style(after, before, empty)
-    for empty, before, after in product((True, False), (False, True), (False, True))
+    _Style(behind, before, empty)
+    for empty, before, behind in product((True, False), _STRIPPED, _STRIPPED)
 )
+_OUTSIDE, _OUTSIDE_NO_EMPTY = _Style("", "", True), _Style("", "", False)
+_ENDS = (_OUTSIDE, _OUTSIDE_NO_EMPTY, _Style(None, None, True), _Style(None, None, False))
 
 
 class Locator:
@@ -49,6 +53,7 @@ class Locator:
         write: the template.
         mark: gives a character that occurs nowhere else.
         specials: where special tokens are in what the template wrote.
+        end_of_turn: the special token that the template puts behind an answer, if it puts one.
     """
 
     def __init__(
@@ -56,23 +61,27 @@ class Locator:
         write: Writer,
         mark: Callable[[], str],
         specials: Callable[[str], list[tuple[int, int]]],
+        end_of_turn: str = "",
     ) -> None:
         self._write = write
         self._mark = mark
         self._specials = specials
+        self._end_of_turn = end_of_turn
         self._pairs: dict[int, list[tuple[str, str]]] = {}
 
     def said(self, conversation: Conversation, text: str, prompt: bool) -> list[Span | None]:
         """For each message what it says in `text`; None where it is not in there, or where the
         template does something with it that hides its place."""
         everything = range(len(conversation))
-        for style in _STYLES:
+        spans: list[Span | None] = [None] * len(conversation)
+        for style in (_OUTSIDE, _OUTSIDE_NO_EMPTY):
             if (found := self._try(conversation, text, prompt, style, everything)) is not None:
-                return found
-        spans: list[Span | None] = []
+                spans = found
+                break
         for index in everything:
-            tries = (self._try(conversation, text, prompt, style, [index]) for style in _STYLES)
-            spans.append(next((found[index] for found in tries if found and found[index]), None))
+            if spans[index] is None:
+                tries = (self._try(conversation, text, prompt, style, [index]) for style in _STYLES)
+                spans[index] = next((found[index] for found in tries if found), None)
         return spans
 
     def bodies(
@@ -98,13 +107,13 @@ class Locator:
         """The first message with a call or a result of a tool that the template does not write."""
         if not any(message.tool_calls or message.role == "tool" for message in conversation):
             return None
-        marked = self._marked(conversation, _STYLES[0], range(len(conversation)))
+        marked = self._marked(conversation, _OUTSIDE_NO_EMPTY, range(len(conversation)))
         text = self._write(marked, conversation[-1].role != "assistant")
         for index, message in enumerate(conversation):
             pairs = self._pairs[index]
             if message.tool_calls:
                 pairs = pairs[-len(message.tool_calls) :]
-            elif message.role != "tool":
+            elif message.role != "tool" or not message.text.strip():
                 continue
             if not all(opening in text for opening, _ in pairs):
                 return index
@@ -118,8 +127,9 @@ class Locator:
         style: _Style,
         indices: Sequence[int],
     ) -> list[Span | None] | None:
+        marked_ones = self._marked(conversation, style, indices)
         try:
-            marked = self._write(self._marked(conversation, style, indices), prompt)
+            marked = self._write(marked_ones, prompt)
         except ModelError:
             return None
         marks = {mark for pairs in self._pairs.values() for pair in pairs for mark in pair}
@@ -134,12 +144,25 @@ class Locator:
             return None
         spans: list[Span | None] = []
         for index in range(len(conversation)):
-            found = [places[mark] for pair in self._pairs[index] for mark in pair if mark in places]
-            if index not in indices or not found or any(len(place) > 1 for place in found):
+            own = [mark for pair in self._pairs.get(index, ()) for mark in pair if mark in places]
+            again = [mark for mark in own if len(places[mark]) > 1]
+            if index not in indices or not own or self._written_again(marked_ones, index, again):
                 spans.append(None)
             else:
-                spans.append(Span(min(found)[0], max(found)[0]))
+                first = [places[mark][0] for mark in own]
+                spans.append(Span(min(first), max(first)))
         return spans
+
+    def _written_again(self, marked: Conversation, index: int, marks: Sequence[str]) -> bool:
+        """Whether a message itself is written more than once, and not again by a later one, as the
+        name of a tool is with its result: then it is not known which place is its own."""
+        if not marks:
+            return False
+        try:
+            text = self._write(marked[: index + 1], False)
+        except ModelError:
+            return True
+        return any(text.count(mark) != 1 for mark in marks)
 
     def _answer_start(self, asked: Conversation, text: str, before: int, start: int) -> int:
         """Where the model begins to write: behind the header that a prompt ends with."""
@@ -160,7 +183,7 @@ class Locator:
         What the template writes behind it when it is the last message tells. None where a call's
         end is written in another way later.
         """
-        for style in (_STYLES[0], _STYLES[3]):
+        for style in _ENDS:
             tail = self._tail(conversation[: index + 1], style)
             if tail is None:
                 continue
@@ -173,6 +196,8 @@ class Locator:
             ends = [stop for begin, stop in self._specials(behind) if begin == start]
             if ends and behind[:start] == tail[:start]:
                 return ends[0]
+        if self._end_of_turn and behind.startswith(self._end_of_turn):
+            return len(self._end_of_turn)
         return None if conversation[index].tool_calls else 0
 
     def _tail(self, conversation: Conversation, style: _Style) -> str | None:
@@ -228,8 +253,8 @@ def _around(text: str, marks: tuple[str, str], style: _Style) -> str:
     opening, closing = marks
     if not text.strip() and not style.empty:
         return text
-    start = len(text) - len(text.lstrip()) if style.after_blanks else 0
-    end = len(text.rstrip()) if style.before_blanks else len(text)
+    start = len(text) - len(text.lstrip(style.behind))
+    end = len(text.rstrip(style.before))
     if start > end:
         start = end = 0
     return f"{text[:start]}{opening}{text[start:end]}{closing}{text[end:]}"

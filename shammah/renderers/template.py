@@ -187,11 +187,13 @@ class _Written:
         self.conversation = tuple(self._guarded(message) for message in conversation)
         self.parts = self._stand_ins.parts
         self.positions = self._stand_ins.positions
-        self.locator = Locator(
-            self.write,
-            self._stand_ins.mark,
-            lambda written: text.look_alikes(written, all_steering=False),
-        )
+
+        def specials(written: str) -> list[tuple[int, int]]:
+            return text.look_alikes(written, all_steering=False)
+
+        behind = template.ends[0]
+        end = next((behind[start:stop] for start, stop in specials(behind)), "")
+        self.locator = Locator(self.write, self._stand_ins.mark, specials, end)
         left_out = self.locator.left_out(self.conversation)
         if left_out is not None:
             raise InputError(
