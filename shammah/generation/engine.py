@@ -246,7 +246,7 @@ class Engine:
             stopped=request.stopped.is_set,
             aside=state.generation == ASIDE,
         )
-        text = _AnswerText(self.renderer, request)
+        text = _AnswerText(self.renderer, prompt, request)
         count = 0
         first = None
         tokens = run.tokens()
@@ -283,10 +283,10 @@ class Engine:
 class _AnswerText:
     """Tokens of an answer made text, given to the listener as far as it is certain."""
 
-    def __init__(self, renderer: Renderer, request: Request) -> None:
+    def __init__(self, renderer: Renderer, prompt: Sequence[int], request: Request) -> None:
         self.text = ""
         self.thinking: str | None = None
-        self._parser = renderer.parser()
+        self._parser = renderer.parser(prompt)
         self._pieces: list[str] = []
         self._listener = request.listener
 

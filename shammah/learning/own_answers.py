@@ -70,7 +70,9 @@ def _sampled(base: BaseModel, renderer: Renderer) -> tuple[Anchor, ...]:
     plain = AdapterState(None, 0, ())
     questions = [anchor.query for anchor in read_anchors(EMBEDDED)]
     asked = questions[:: max(1, len(questions) // QUESTIONS)][:QUESTIONS]
-    params = SamplingParams(max_tokens=MOST_TOKENS, stop_tokens=renderer.stop_tokens)
+    params = SamplingParams(
+        max_tokens=MOST_TOKENS, stop_tokens=renderer.stop_tokens, stop_texts=renderer.stop_texts
+    )
     began = time.monotonic()
     found = []
     for question in asked:
@@ -81,7 +83,7 @@ def _sampled(base: BaseModel, renderer: Renderer) -> tuple[Anchor, ...]:
             continue
         with torch.no_grad():
             (sample,) = sampling.sample(ModelInput.of(prompt), params, plain)
-        text = renderer.parse(sample.answer_tokens).message.text.strip()
+        text = renderer.parse(sample.answer_tokens, prompt).message.text.strip()
         if text and sample.stop_reason == "stop":
             found.append(Anchor(query=question, answer=text))
     return tuple(found)

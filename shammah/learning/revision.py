@@ -119,7 +119,9 @@ async def _drafts(
             break
     else:
         return []
-    likeliest = SamplingParams(max_tokens=longest, stop_tokens=renderer.stop_tokens)
+    likeliest = SamplingParams(
+        max_tokens=longest, stop_tokens=renderer.stop_tokens, stop_texts=renderer.stop_texts
+    )
     drawn = replace(likeliest, temperature=TEMPERATURE, seed=0)
     read = ModelInput.of(prompt)
     samples = (
@@ -128,7 +130,7 @@ async def _drafts(
     )
     drafts = []
     for sample in samples:
-        text = renderer.parse(sample.answer_tokens).message.text.strip()
+        text = renderer.parse(sample.answer_tokens, prompt).message.text.strip()
         if text and sample.stop_reason == "stop":
             drafts.append(_Draft(text, datum(renderer.supervised(answered(fitting, text)))))
     return drafts

@@ -89,12 +89,18 @@ class Renderer(Protocol):
         """
         ...
 
-    def parser(self) -> AnswerParser:
-        """Reads an answer while it is written, token by token."""
+    def parser(self, prompt: Sequence[int] = ()) -> AnswerParser:
+        """Reads an answer while it is written, token by token.
+
+        Args:
+            prompt: what the model answers to, which may end within a thought; without it, a
+                question is assumed.
+        """
         ...
 
-    def parse(self, tokens: Sequence[int]) -> ParsedAnswer:
-        """The message that a model wrote: the tokens behind a generation prompt."""
+    def parse(self, tokens: Sequence[int], prompt: Sequence[int] = ()) -> ParsedAnswer:
+        """The message that a model wrote: the tokens behind a generation prompt; `prompt` as for
+        `parser`."""
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -98,7 +98,7 @@ class FamilyRenderer(ABC):
         """What the model writes its next answer behind."""
 
     @abstractmethod
-    def parser(self) -> AnswerParser:
+    def parser(self, prompt: Sequence[int] = ()) -> AnswerParser:
         """Reads an answer while it is written, token by token."""
 
     def generation_prompt(
@@ -131,8 +131,8 @@ class FamilyRenderer(ABC):
             raise InputError(f"nothing in this conversation is learned with {train_on.value}")
         return RenderedExample(tokens, weights)
 
-    def parse(self, tokens: Sequence[int]) -> ParsedAnswer:
-        return self.parser().parse(tokens)
+    def parse(self, tokens: Sequence[int], prompt: Sequence[int] = ()) -> ParsedAnswer:
+        return self.parser(prompt).parse(tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)

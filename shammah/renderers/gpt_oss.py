@@ -129,7 +129,7 @@ class GptOssRenderer(FamilyRenderer):
     def answer_header(self, conversation: Conversation) -> str:
         return _ANSWER
 
-    def parser(self) -> AnswerParser:
+    def parser(self, prompt: Sequence[int] = ()) -> AnswerParser:
         marks = (_START, _CHANNEL, _MESSAGE, _END, _RETURN, _CALL, _CONSTRAIN)
         return _Parser(self._text, marks, self.stop_tokens)
 

@@ -84,7 +84,7 @@ class KimiK2Renderer(FamilyRenderer):
     def answer_header(self, conversation: Conversation) -> str:
         return _HEADERS["assistant"]
 
-    def parser(self) -> AnswerParser:
+    def parser(self, prompt: Sequence[int] = ()) -> AnswerParser:
         strange = (_SYSTEM, _USER, _ASSISTANT, _MIDDLE)
         return _Parser(self._text, self.stop_tokens, _MARKS, strange)
 

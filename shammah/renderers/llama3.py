@@ -86,7 +86,7 @@ class Llama3Renderer(FamilyRenderer):
     def answer_header(self, conversation: Conversation) -> str:
         return _header("assistant")
 
-    def parser(self) -> AnswerParser:
+    def parser(self, prompt: Sequence[int] = ()) -> AnswerParser:
         return _Parser(self._text, (_PYTHON, _BEGIN, _HEADER, _HEADED), self.stop_tokens)
 
     def _preamble(self, system: Message | None, tools: Sequence[Tool]) -> Turn:

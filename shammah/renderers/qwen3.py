@@ -73,7 +73,7 @@ class Qwen3Renderer(FamilyRenderer):
         header = f"{_START}assistant\n"
         return header + _NO_THOUGHT if self._mode == "disable_thinking" else header
 
-    def parser(self) -> AnswerParser:
+    def parser(self, prompt: Sequence[int] = ()) -> AnswerParser:
         return TagParser(self._text, self.stop_tokens)
 
     def _declared(self, system: Message | None, tools: Sequence[Tool]) -> Turn:

@@ -78,7 +78,7 @@ class RoleColonRenderer(FamilyRenderer):
     def answer_header(self, conversation: Conversation) -> str:
         return _BETWEEN + _HEADERS["assistant"]
 
-    def parser(self) -> AnswerParser:
+    def parser(self, prompt: Sequence[int] = ()) -> AnswerParser:
         return _Parser(self._text, self.stop_texts, self.stop_tokens)
 
     def _refuse(self, message: Message) -> None:

@@ -34,6 +34,9 @@ from shammah.renderers.stand_ins import StandIns
 from shammah.renderers.tags import CALL, CALLED, THINK, THOUGHT, TagParser
 from shammah.renderers.tokenization import TextTokenizer
 
+_TAIL = 8
+"""Tokens that the opening of a thought at a prompt's end takes at most."""
+
 
 class TemplateRenderer:
     """Renders with `apply_chat_template`.
@@ -108,13 +111,15 @@ class TemplateRenderer:
             raise InputError(f"nothing in this conversation is learned with {train_on.value}")
         return RenderedExample(example.tokens, weights)
 
-    def parser(self) -> AnswerParser:
+    def parser(self, prompt: Sequence[int] = ()) -> AnswerParser:
         """Reads an answer while it is written, token by token."""
         thinking = THINK in self._tags and self._template.opens_thought
+        if thinking and prompt:
+            thinking = self._text.decode_whole(prompt[-_TAIL:]).rstrip("\n").endswith(THINK)
         return TagParser(self._text, self.stop_tokens, self._tags, thinking=thinking)
 
-    def parse(self, tokens: Sequence[int]) -> ParsedAnswer:
-        return self.parser().parse(tokens)
+    def parse(self, tokens: Sequence[int], prompt: Sequence[int] = ()) -> ParsedAnswer:
+        return self.parser(prompt).parse(tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._text.decode(tokens)
