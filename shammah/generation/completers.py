@@ -44,7 +44,7 @@ class SamplingMessageCompleter:
             stop_texts=(*self.params.stop_texts, *self.renderer.stop_texts),
         )
         (sample,) = await self.client.sample(prompt, params)
-        message = self.renderer.parse(sample.answer_tokens, prompt.tokens).message
+        message = self.renderer.parse(sample.tokens, prompt.tokens).message
         text = as_far_as(message.text, self.params.stop_texts)
         return message if text == message.text else message.with_text(text)
 

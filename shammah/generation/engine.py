@@ -249,15 +249,16 @@ class Engine:
         text = _AnswerText(self.renderer, prompt, request)
         count = 0
         first = None
-        tokens = run.tokens()
+        steps = run.steps()
         ended = False
-        for token in tokens:
-            count += 1
+        for (drawn,) in steps:
+            # The token that stops it is read too: it may say how the answer ends.
+            count += not drawn.ended
             first = first or time.perf_counter()
-            if text.push(token):
+            if text.push(drawn.token) and not drawn.ended:
                 ended = True
                 break
-        tokens.close()  # type: ignore[attr-defined]
+        steps.close()  # type: ignore[attr-defined]
         text.finish()
         reason = "end" if ended else run.reason
         seconds = time.perf_counter() - started

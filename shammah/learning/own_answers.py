@@ -83,7 +83,7 @@ def _sampled(base: BaseModel, renderer: Renderer) -> tuple[Anchor, ...]:
             continue
         with torch.no_grad():
             (sample,) = sampling.sample(ModelInput.of(prompt), params, plain)
-        text = renderer.parse(sample.answer_tokens, prompt).message.text.strip()
+        text = renderer.parse(sample.tokens, prompt).message.text.strip()
         if text and sample.stop_reason == "stop":
             found.append(Anchor(query=question, answer=text))
     return tuple(found)

@@ -130,7 +130,7 @@ async def _drafts(
     )
     drafts = []
     for sample in samples:
-        text = renderer.parse(sample.answer_tokens, prompt).message.text.strip()
+        text = renderer.parse(sample.tokens, prompt).message.text.strip()
         if text and sample.stop_reason == "stop":
             drafts.append(_Draft(text, datum(renderer.supervised(answered(fitting, text)))))
     return drafts
