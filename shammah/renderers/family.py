@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
 from typing import Any, ClassVar
 
 from shammah.errors import InputError, ModelError
@@ -106,10 +104,11 @@ class FamilyRenderer(ABC):
         self, conversation: Conversation, tools: Sequence[Tool] = ()
     ) -> list[int]:
         turns = [*self.turns(question(conversation), tools)]
-        tokens: list[int] = []
-        for run in _runs([*turns, Turn(self.answer_header(conversation), ())]):
-            tokens += self._text.encode_parts(_whole(run), continued=bool(tokens))
-        return tokens
+        runs = _runs([*turns, Turn(self.answer_header(conversation), ())])
+        # Nothing is learned: one mark for all.
+        return self._text.encode_marked([(t, literal, None) for t, literal, _ in r] for r in runs)[
+            0
+        ]
 
     def supervised(
         self,
@@ -119,15 +118,13 @@ class FamilyRenderer(ABC):
     ) -> RenderedExample:
         learned = learned_messages(conversation, train_on)
         everything = train_on is TrainOnWhat.ALL_TOKENS
-        tokens: list[int] = []
-        weights: list[float] = []
-        for run in _runs(self.turns(conversation, tools)):
-            found, starts = self._text.encode_with_starts(_whole(run), continued=bool(tokens))
-            borders = [0, *accumulate(len(text) for text, _, _ in run)]
-            for start in starts:
-                message = run[bisect_right(borders, start) - 1][2]
-                weights.append(float(everything or (message is not None and learned[message])))
-            tokens += found
+        weight = {None: float(everything)} | {
+            index: float(everything or chosen) for index, chosen in enumerate(learned)
+        }
+        tokens, weights = self._text.encode_marked(
+            [(text, literal, weight[message]) for text, literal, message in run]
+            for run in _runs(self.turns(conversation, tools))
+        )
         return RenderedExample(tokens, weights)
 
     def parse(self, tokens: Sequence[int]) -> ParsedAnswer:
@@ -179,13 +176,3 @@ def _runs(turns: Iterable[Turn]) -> Iterator[list[Marked]]:
         run += [(text, literal, turn.message) for text, literal in turn.body]
         run.append((turn.trailer, False, None))
     yield run
-
-
-def _whole(run: Iterable[Marked]) -> list[Written]:
-    """The run's text with neighbours joined, as a chat template's output is tokenized. Two literal
-    ones stay apart: each is known to hold one look-alike."""
-    whole: list[Written] = []
-    for literal, pieces in groupby(run, key=lambda marked: marked[1]):
-        texts = [text for text, _, _ in pieces]
-        whole += [(text, True) for text in texts] if literal else [("".join(texts), False)]
-    return whole
