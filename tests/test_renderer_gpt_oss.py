@@ -432,3 +432,34 @@ def test_what_is_malformed_is_reported(
     assert len(found.problems) == len(problems)
     for problem, (text, reason) in zip(found.problems, problems, strict=True):
         assert text in problem.text and reason in problem.reason
+
+
+pieces = st.sampled_from(
+    [
+        *("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>"),
+        *("assistant", "user", "analysis", "commentary", "final", " to=functions.now", "json"),
+        *("<|constrain|>", "<|channel|>final<|message|>", "<|channel|>analysis<|message|>", "{}"),
+        *("<|end|><|start|>assistant", "\n", " "),
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(written=st.lists(pieces, max_size=14))
+def test_whatever_a_model_writes_is_read_or_reported(gpt: Any, written: list[str]) -> None:
+    renderer = GptOssRenderer(gpt, today=TODAY)
+    numbered = [
+        f"{piece} word{number} " if piece.endswith("<|message|>") else piece
+        for number, piece in enumerate(written)
+    ]
+    tokens = gpt("".join(numbered))["input_ids"]
+    parser = renderer.parser()
+    deltas = [delta for token in tokens for delta in parser.feed(token)]
+    rest, found = parser.finish()
+    assert found == renderer.parse(tokens)
+    assert [d for d in deltas + rest if isinstance(d, ToolCall)] == [*found.message.tool_calls]
+    kept = f"{found.message.content} {found.message.tool_calls} {found.problems}"
+    ended = next((n for n, piece in enumerate(written) if piece in ("<|return|>", "<|call|>")), 99)
+    assert found.complete == (ended < 99)
+    for number in range(min(ended, len(written))):
+        assert f"word{number} " not in numbered[number] or f"word{number} " in kept

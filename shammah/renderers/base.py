@@ -85,7 +85,8 @@ class Renderer(Protocol):
         """Tokens of a whole conversation, and which of them are learned.
 
         The tokens do not depend on `train_on`. Where the last message is the assistant's, they
-        begin with `generation_prompt` of the messages before it.
+        begin with `generation_prompt` of the messages before it; a family whose format does not
+        allow that says so in its file.
 
         Raises:
             InputError: nothing in it would be learned, `trainable` is missing or not wanted, or the

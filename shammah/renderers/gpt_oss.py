@@ -296,7 +296,7 @@ _Content = type[TextPart] | type[ThinkingPart] | _Call | str
 
 def _read_header(header: str) -> _Content:
     role, _, channel = header.removeprefix(_START).partition(_CHANNEL)
-    author, words = role.split(), channel.replace(_CONSTRAIN, f" {_CONSTRAIN}").split()
+    author, words = role.split(), channel.replace(_CONSTRAIN, " ").split()
     # The recipient may stand behind the role or behind the channel.
     recipients = [word.removeprefix("to=") for word in author + words if word.startswith("to=")]
     author = [word for word in author if not word.startswith("to=")]
@@ -305,6 +305,8 @@ def _read_header(header: str) -> _Content:
         return f"the message is not the assistant's: {role.strip()!r}"
     if not words or words[0] not in ("analysis", "commentary", "final"):
         return f"there is no channel {words[0]!r}" if words else "the message has no channel"
+    if len(words) > 2:  # the channel, and the type of the content
+        return f"the header says {' '.join(words[1:])!r}"
     if not recipients:
         return ThinkingPart if words[0] == "analysis" else TextPart
     namespace, _, name = recipients[0].partition(".")
