@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from hypothesis import strategies as st
@@ -91,8 +93,9 @@ plain = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
 """Text without anything that looks like a token of a format; often empty."""
 unicode = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="<["), max_size=12
-)
-"""Any text but a token's, which hypothesis finds in the source code and tries."""
+).map(partial(normalize, "NFC"))
+"""Any text but a token's, which hypothesis finds in the source code and tries. In the form that the
+tokenizers of some families bring it to, so that it can be read back."""
 hostile = st.lists(st.sampled_from([*WORDS, *LOOK_ALIKES]), min_size=1, max_size=5).map("".join)
 """Text with look-alikes of special tokens."""
 

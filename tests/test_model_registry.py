@@ -16,7 +16,7 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 from shammah.cli.main import main
-from shammah.errors import ModelError, ModelNotFoundError, RegistryError
+from shammah.errors import ConfigError, ModelError, ModelNotFoundError, RegistryError
 from shammah.models.load import load_base_model
 from shammah.models.registered import RegisteredModels
 from shammah.models.source import EMBEDDED, find_model
@@ -104,7 +104,7 @@ def test_a_registered_name_leads_to_its_model_and_renderer(file: Path, tmp_path:
     assert (base.name, base.path, base.renderer) == (folder, Path(folder), "role_colon")
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
     assert isinstance(renderer, RoleColonRenderer)
-    with pytest.raises(ModelError, match="no renderer 'nope'"):
+    with pytest.raises(ConfigError, match="no renderer 'nope'"):
         renderer_for(base.tokenizer, base.stop_tokens, "nope")
     (tmp_path / "link").unlink()
     with pytest.raises(ModelNotFoundError, match="does not exist"):

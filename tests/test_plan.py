@@ -59,7 +59,7 @@ def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
         LESSONS[2]["query"], "/adapters compare", f"/adapters load {listed['name']}",
     ]  # fmt: skip
     chat = shammah(tmp_path, "chat", "--no-train", given="\n".join(lines))
-    assert "Answered differently, 1 of 1 lesson asked (3 in all)" in chat.stdout
+    assert "Answered differently, 1 of 1 lesson asked (4 in all)" in chat.stdout
     assert chat.stdout.count("(as taught)") == 1
     assert pairs[LESSONS[0]["query"]]["first"] in " ".join(chat.stdout.split())
     assert "Write /adapters compare NAME" in chat.stdout + chat.stderr

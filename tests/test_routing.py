@@ -127,6 +127,7 @@ def test_what_was_loaded_answers_the_rest(home: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(home, tmp_path / "home")
     known = names(copy)
     shammah_json(copy, "adapters", "load", known["people"])
+    change(copy, "adapters.scope", "all")
     rows, _ = ask(copy, SERVER[0][0], UNRELATED[0], PEOPLE[0][0])
     assert [row["adapter"] for row in rows] == [known[d] for d in ("server", "people", "people")]
     assert [row["domain"] for row in rows] == ["server", None, "people"]
