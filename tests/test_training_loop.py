@@ -165,6 +165,21 @@ def taught(datums: Iterable[Datum]) -> list[Example]:
     return [supervised(datum) for datum in datums]
 
 
+async def test_what_was_right_before_is_right_again(embedded_model: BaseModel) -> None:
+    chosen = TrainingSettings(learning_rate=4e-3, replay=0.5)
+    client = LocalTrainingClient(embedded_model, LoraSettings(), chosen)
+    first, *others = lessons_of(embedded_model)
+    try:
+        await train_supervised(client, taught([first]), [1.0], [], chosen)
+        result = await train_supervised(
+            client, taught(others), [1.0] * len(others), [first], chosen, kept=[first]
+        )
+        assert all(result.learned)
+        assert (await client.forward([first, *others])).greedy == (True,) * 5
+    finally:
+        client.close()
+
+
 async def test_lessons_stick_and_training_ends_then(embedded_model: BaseModel) -> None:
     chosen = TrainingSettings(learning_rate=2e-3)
     client = LocalTrainingClient(embedded_model, LoraSettings(), chosen)

@@ -154,6 +154,7 @@ class _Work:
             self.lessons.weights,
             self.curriculum.replay,
             self.spec.training,
+            kept=self.curriculum.probes.earlier.datums,
             on_event=self.on_event,
             should_stop=lambda: self.signals.stop,
             checkpoint=self.folder / CHECKPOINT,

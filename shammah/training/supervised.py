@@ -74,20 +74,23 @@ async def train_supervised(
     replay: Sequence[Datum],
     settings: TrainingSettings,
     *,
+    kept: Sequence[Datum] = (),
     seed: int | None = None,
     on_event: OnEvent | None = None,
     should_stop: Callable[[], bool] | None = None,
     checkpoint: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SupervisedResult:
-    """Train until every lesson is learned, none has been for `settings.patience` steps, or the
-    epochs or steps are used up.
+    """Train until every lesson is learned and what was right before is right again, neither has
+    come nearer for `settings.patience` steps, or the epochs or steps are used up.
 
     Args:
         lessons: what to teach; only the relative weights of their tokens are used. The terms of
             one are in the same step, whatever their losses.
         lesson_weights: how much each lesson weighs against the others (`batches` says how).
         replay: what was taught earlier and is to stay; `settings.replay` of each batch.
+        kept: what is not learned but must not be lost: those of them that greedy decoding gives
+            before the first step have to be given after the last one.
         seed: of the order of lessons; default `settings.seed`.
         on_event: called with plain dictionaries. `event` is `progress` after each optimiser step
             (epoch, epochs, step, steps, batch, batches, loss, learning_rate, grad_norm, learned,
@@ -111,6 +114,7 @@ async def train_supervised(
         lessons=list(lessons),
         weights=[float(weight) for weight in lesson_weights],
         replay=[reweighted(lesson, 1.0) for lesson in replay],
+        kept=list(kept),
         settings=settings,
         batches=LessonBatches(
             lesson_weights,
@@ -137,6 +141,7 @@ class _Run:
     lessons: list[Example]
     weights: list[float]
     replay: list[Datum]
+    kept: list[Datum]
     settings: TrainingSettings
     batches: LessonBatches
     on_event: OnEvent
@@ -152,9 +157,13 @@ class _Run:
     seconds: float = 0.0
     loss: float = 0.0
     learned: list[bool] = field(default_factory=list)
+    right_before: list[bool] = field(default_factory=list)
+    """Of what is kept."""
+    lost: int = 0
+    """Of these, at the last look."""
     most_learned: int = 0
     progress_step: int = 0
-    """The step after which more lessons were right than ever before."""
+    """The step after which more was right than ever before."""
 
     _began: float = 0.0
     _epoch_random: dict[str, Any] = field(default_factory=dict)
@@ -166,6 +175,8 @@ class _Run:
         await self._resume()
         self._began = self.clock() - self.seconds
         try:
+            if self.kept and not self.right_before:
+                self.right_before = list((await self.client.forward(self.kept)).greedy)
             await self._epochs()
             if not self._confirmed:
                 await self._confirm()
@@ -190,8 +201,9 @@ class _Run:
                 await self._window(window, number, len(batches))
                 if self.settings.stop_when_learned and all(self.learned):
                     await self._confirm()
-                    if all(self.learned):
+                    if all(self.learned) and not self.lost:
                         return
+                self._note_progress()
                 if self._stuck():
                     return
                 if self.step % self.settings.checkpoint_every == 0:
@@ -230,8 +242,6 @@ class _Run:
             )
         )
         self.step, self.window, self._confirmed = self.step + 1, number + 1, False
-        if sum(self.learned) > self.most_learned:
-            self.most_learned, self.progress_step = sum(self.learned), self.step
         self.loss, self.tokens = loss / weight, self.tokens + tokens
         self.seconds = self.clock() - self._began
         self.on_event(
@@ -264,6 +274,12 @@ class _Run:
         parts.setdefault("cross_entropy", []).extend(replayed)
         return {loss_fn: part for loss_fn, part in parts.items() if part}
 
+    def _note_progress(self) -> None:
+        """What is lost is looked at only while all is learned; before that it counts as lost."""
+        kept = sum(self.right_before) - self.lost if all(self.learned) else 0
+        if sum(self.learned) + kept > self.most_learned:
+            self.most_learned, self.progress_step = sum(self.learned) + kept, self.step
+
     def _stuck(self) -> bool:
         """Whether going on would only wear out what is there: nothing new is learned any more."""
         patience = self.settings.patience
@@ -275,7 +291,7 @@ class _Run:
         return most_steps(self.batches.per_epoch, self.settings)
 
     async def _confirm(self) -> None:
-        """Look at every lesson with the weights as they are."""
+        """Look at every lesson, and at what is kept, with the weights as they are."""
         if self.should_stop():
             raise _Stopped
         shares = np.asarray(self.weights) / np.mean(self.weights)
@@ -299,6 +315,10 @@ class _Run:
             firsts = np.cumsum([0, *(len(term.datums) for term in terms[:-1])])
             for index, first in zip(indices, firsts.tolist(), strict=True):
                 self.learned[index] = self.lessons[index].learned(output.greedy[first])
+        if any(self.right_before):
+            found = (await self.client.forward(self.kept)).greedy
+            pairs = zip(self.right_before, found, strict=True)
+            self.lost = sum(before and not now for before, now in pairs)
         self.loss, self._confirmed = loss / weight, True
         self.seconds = self.clock() - self._began
 
@@ -328,6 +348,8 @@ class _Run:
                 "seconds": self.seconds,
                 "loss": self.loss,
                 "learned": self.learned,
+                "right_before": self.right_before,
+                "lost": self.lost,
                 "most_learned": self.most_learned,
                 "progress_step": self.progress_step,
                 "random": self._epoch_random or self.batches.state_dict(),
@@ -351,6 +373,7 @@ class _Run:
         self.step, self.epoch, self.window = loop["step"], loop["epoch"], loop["window"]
         self.tokens, self.seconds = loop["tokens"], loop["seconds"]
         self.loss, self.learned = loop["loss"], list(loop["learned"])
+        self.right_before, self.lost = list(loop["right_before"]), loop["lost"]
         self.most_learned, self.progress_step = loop["most_learned"], loop["progress_step"]
         self._saved_step = self.step
         await self.client.load_state(found)
@@ -359,7 +382,7 @@ class _Run:
         """Tells lessons, weights and what shapes the steps apart from others."""
         mark = hashlib.sha256()
         learned = [datum for lesson in self.lessons for datum in lesson.datums]
-        for datum in [*learned, *self.replay]:
+        for datum in [*learned, *self.replay, *self.kept]:
             mark.update(np.asarray(datum.model_input.tokens, dtype=np.int64).tobytes())
             mark.update(datum.loss_fn_inputs["target_tokens"].data.tobytes())
         kinds = [[term.loss for term in lesson.terms] for lesson in self.lessons]
