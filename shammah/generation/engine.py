@@ -312,7 +312,7 @@ class _AnswerText:
                     # There is no tool here to call: what the model wanted is shown as text.
                     self._show(f"{name}({arguments})")
                 case Problem(text, reason):
-                    log.warning("not in the model's format (%s)", reason)
+                    log.info("not in the model's format (%s)", reason)
                     if reason != STRAY:
                         self._show(text)
 

@@ -204,7 +204,7 @@ class _Run:
                     if all(self.learned) and not self.lost:
                         return
                 self._note_progress()
-                if self._stuck():
+                if self._stuck() and not await self._recovers():
                     return
                 if self.step % self.settings.checkpoint_every == 0:
                     await self._save()
@@ -315,12 +315,21 @@ class _Run:
             firsts = np.cumsum([0, *(len(term.datums) for term in terms[:-1])])
             for index, first in zip(indices, firsts.tolist(), strict=True):
                 self.learned[index] = self.lessons[index].learned(output.greedy[first])
+        await self._look_at_kept()
+        self.loss, self._confirmed = loss / weight, True
+        self.seconds = self.clock() - self._began
+
+    async def _look_at_kept(self) -> None:
         if any(self.right_before):
             found = (await self.client.forward(self.kept)).greedy
             pairs = zip(self.right_before, found, strict=True)
             self.lost = sum(before and not now for before, now in pairs)
-        self.loss, self._confirmed = loss / weight, True
-        self.seconds = self.clock() - self._began
+
+    async def _recovers(self) -> bool:
+        """Whether to go on, although nothing new is learned, because something is lost that may
+        come back: for as long again at most."""
+        await self._look_at_kept()
+        return self.lost > 0 and self.step - self.progress_step < 2 * self.settings.patience
 
     def _result(self, *, stopped: bool) -> SupervisedResult:
         return SupervisedResult(
