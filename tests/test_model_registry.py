@@ -17,9 +17,10 @@ from prompt_toolkit.document import Document
 
 from shammah.cli.main import main
 from shammah.errors import ConfigError, ModelError, ModelNotFoundError, RegistryError
+from shammah.models.find import find_model
 from shammah.models.load import load_base_model
 from shammah.models.registered import RegisteredModels
-from shammah.models.source import EMBEDDED, find_model
+from shammah.models.source import EMBEDDED
 from shammah.paths import Paths
 from shammah.ports.model_registry import ModelRegistry, RegisteredModel
 from shammah.renderers.registry import renderer_for

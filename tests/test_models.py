@@ -17,9 +17,10 @@ from hub_server import HubServer
 from shammah.errors import ModelError, ModelNotFoundError, NotEnoughMemoryError
 from shammah.models.describe import describe
 from shammah.models.device import choose_device, choose_dtype
+from shammah.models.find import find_model
 from shammah.models.fingerprint import fingerprint
 from shammah.models.load import BaseModel, load_base_model
-from shammah.models.source import EMBEDDED, find_model
+from shammah.models.source import EMBEDDED
 from shammah.settings import LoraSettings, ModelSettings
 from shammah.training.lora import trainable_parameters
 

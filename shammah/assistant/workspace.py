@@ -17,8 +17,8 @@ from shammah.feedback.exchanges import ExchangeStore
 from shammah.feedback.store import FeedbackStore
 from shammah.learning.queue import Job, JobQueue
 from shammah.learning.upkeep import Upkeep
+from shammah.models.find import find_model
 from shammah.models.fingerprint import fingerprint as fingerprint_of
-from shammah.models.source import find_model
 from shammah.paths import Paths
 from shammah.settings import Settings
 from shammah.storage.database import Database

@@ -139,7 +139,7 @@ def _memory() -> Check:
 
 
 def _model(settings: Settings) -> Check:
-    from shammah.models.source import find_model
+    from shammah.models.find import find_model
 
     try:
         source = find_model(settings.model.name)

@@ -32,8 +32,8 @@ class Given:
 
 def run(options: Namespace) -> int:
     """Render each conversation of the file."""
+    from shammah.models.find import find_model
     from shammah.models.load import load_tokenizer
-    from shammah.models.source import find_model
     from shammah.renderers.base import TrainOnWhat
     from shammah.renderers.registry import AUTO, renderer_for
 

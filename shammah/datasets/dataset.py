@@ -11,21 +11,17 @@ from array import array
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from shammah.datasets.examples import Examples
+from shammah.datasets.streaming import streamed
 from shammah.errors import InputError, UsageError
 from shammah.ports.dataset_store import SHUFFLE_BUFFER, BadRows, OnBad, Row
-
-if TYPE_CHECKING:
-    from shammah.datasets.examples import Examples
 
 T = TypeVar("T")
 
 BUFFER_CHARACTERS = 64_000_000
 """Characters that a streaming shuffle gathers before it stops holding more rows."""
-AT_ONCE = 256
-"""Rows that `stream` reads on its thread before it hands them over."""
-
 Step = Callable[[Iterator[Row]], Iterator[Row]]
 
 
@@ -143,8 +139,6 @@ class LazyDataset:
         Raises:
             UsageError: there is no such format or option, or the columns fit none or several.
         """
-        from shammah.datasets.examples import Examples
-
         return Examples.of(self, format, options)
 
     def __iter__(self) -> Iterator[Row]:
@@ -173,13 +167,6 @@ class LazyDataset:
 
     def _then(self, step: Step) -> LazyDataset:
         return LazyDataset(self.source, on_bad=self.on_bad, steps=(*self.steps, step))
-
-
-async def streamed(items: Iterator[T]) -> AsyncIterator[T]:
-    """The items of an iterator, drawn on another thread some at a time."""
-    while part := await asyncio.to_thread(lambda: list(itertools.islice(items, AT_ONCE))):
-        for item in part:
-            yield item
 
 
 def shuffled(rows: Iterator[Row], seed: int, buffer: int | None) -> Iterator[Row]:

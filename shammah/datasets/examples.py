@@ -5,14 +5,25 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from shammah.datasets.dataset import LazyDataset, streamed
 from shammah.datasets.formatters.base import ChatExample, Formatter
 from shammah.datasets.formatters.own import Own
 from shammah.datasets.formatters.registry import detect, formatter
+from shammah.datasets.streaming import streamed
 from shammah.errors import InputError, UsageError
-from shammah.ports.dataset_store import BadRows
+from shammah.ports.dataset_store import BadRows, OnBad, Row
+
+
+class Rows(Protocol):
+    """What examples are made of: a data set, as far as this room needs it."""
+
+    @property
+    def on_bad(self) -> OnBad: ...
+
+    def rows(self, bad: BadRows) -> Iterator[Row]: ...
+
+    def first_row(self) -> Row | None: ...
 
 
 class Examples:
@@ -22,7 +33,7 @@ class Examples:
     format, with its place; or skips and counts those, as the data set was opened.
     """
 
-    def __init__(self, dataset: LazyDataset, format: str, formatter: Formatter) -> None:
+    def __init__(self, dataset: Rows, format: str, formatter: Formatter) -> None:
         self.dataset = dataset
         self.format = format
         self._formatter = formatter
@@ -31,7 +42,7 @@ class Examples:
     @classmethod
     def of(
         cls,
-        dataset: LazyDataset,
+        dataset: Rows,
         format: str | Callable[..., Any] | None,
         options: Mapping[str, str],
     ) -> Examples:

@@ -68,9 +68,9 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
         StorageError: the database cannot be read.
     """
     from shammah.models.anchors import read_anchors, unrelated_anchors
+    from shammah.models.find import find_model
     from shammah.models.fingerprint import fingerprint
     from shammah.models.load import estimate_memory
-    from shammah.models.source import find_model
 
     training = settings.training
     buffered = lessons_from(feedback.buffer())

@@ -431,8 +431,8 @@ def _with_domain(settings: Settings, domain: str | None) -> Settings:
 
 def _fingerprint(settings: Settings) -> str:
     """The fingerprint of the configured base model; empty where it is not on this disk yet."""
+    from shammah.models.find import find_model
     from shammah.models.fingerprint import fingerprint
-    from shammah.models.source import find_model
 
     try:
         path = find_model(settings.model.name).path

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from shammah.errors import ModelError
 from shammah.models.device import choose_device, choose_dtype, choose_threads, cpu_has_bf16
+from shammah.models.find import find_model
 from shammah.models.memory import MemoryEstimate, context_length, estimate, require_memory
-from shammah.models.source import ModelSource, check_folder, find_model, weight_files
+from shammah.models.source import ModelSource, check_folder, weight_files
 from shammah.settings import ModelSettings
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shammah.errors import ModelError, RegistryError, ShammahError
 from shammah.files import private_folder, write_atomic
+from shammah.models.source import source_of
 from shammah.ports.model_registry import RegisteredModel
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
@@ -116,8 +117,6 @@ class RegisteredModels:
         return tuple(RegisteredModel(name, **dict(entry)) for name, entry in entries.items())
 
     def _register(self, model: RegisteredModel, replace: bool) -> None:
-        from shammah.models.source import source_of
-
         self._check_name(model.name)
         try:
             source = source_of(model.source)

@@ -1,4 +1,4 @@
-"""Where a model's name leads: the embedded model, a registered one, a folder, or the Hub.
+"""Where a model's name leads: the embedded model, a folder, or the Hub.
 
 Looks at names and folders only; reads no weights and needs no network.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from shammah.errors import ModelError, ModelNotFoundError, RegistryError
-from shammah.paths import Paths
+from shammah.errors import ModelError, ModelNotFoundError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -33,34 +32,11 @@ class ModelSource:
     renderer: str | None = None
 
 
-def find_model(name: str) -> ModelSource:
-    """What a `[model] name` stands for. A registered name comes before a folder or Hub id of that
-    name.
-
-    Raises:
-        ModelNotFoundError: it is neither `embedded`, nor registered, nor a folder, nor shaped like
-            a Hub id.
-        ModelError: the file of registered models cannot be read.
-    """
-    from shammah.models.registered import NAME, RegisteredModels
-
-    name = name.strip()
-    if name == "embedded" or not re.fullmatch(NAME, name):
-        return source_of(name)
-    try:
-        model = RegisteredModels(Paths.default().models_file).find(name)
-    except RegistryError as error:
-        raise ModelError(error.message, hint=error.hint) from error
-    if model is None:
-        return source_of(name)
-    return replace(source_of(model.source), revision=model.revision, renderer=model.renderer)
-
-
 def source_of(name: str) -> ModelSource:
-    """`find_model` of a name that is not registered.
+    """What a name that is not registered stands for.
 
     Raises:
-        ModelNotFoundError: as `find_model`.
+        ModelNotFoundError: it is neither `embedded`, nor a folder, nor shaped like a Hub id.
     """
     name = name.strip()
     if name == "embedded":
