@@ -20,6 +20,7 @@ def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
     rows = tmp_path / "lessons.jsonl"
     rows.write_text("\n".join(map(json.dumps, LESSONS)), encoding="utf-8")
     shammah_json(tmp_path, "feedback", "import", str(rows))
+    shammah_json(tmp_path, "config", "set", "training.rephrasings", "4")
 
     planned = shammah_json(tmp_path, "train", "plan")
     ways = {item["feedback_id"]: item["examples"] for item in planned["lessons"]}

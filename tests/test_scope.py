@@ -39,6 +39,7 @@ def test_only_what_was_taught_is_answered_otherwise(tmp_path: Path) -> None:
     rows = tmp_path / "lessons.jsonl"
     rows.write_text("\n".join(map(json.dumps, LESSONS)), encoding="utf-8")
     shammah_json(tmp_path, "feedback", "import", str(rows))
+    shammah_json(tmp_path, "config", "set", "training.rephrasings", "4")
     shammah_json(tmp_path, "train", "now", "--wait")
     (adapter,) = shammah_json(tmp_path, "adapters", "list")
 

@@ -129,6 +129,7 @@ def answer_record(text: str, handle: AnswerHandle) -> dict[str, Any]:
     return {
         "question": text,
         "answer": answer.text,
+        "thinking": answer.thinking,
         "adapter": answer.adapter,
         "domain": handle.choice.route.domain if handle.choice.route else None,
         "similarity": round(handle.choice.route.similarity, 4) if handle.choice.route else None,

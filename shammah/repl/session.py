@@ -22,7 +22,7 @@ from shammah.repl.commands import COMMANDS
 from shammah.repl.editor import edit
 from shammah.repl.registry import Chat, Command, find
 from shammah.repl.screen import Screen
-from shammah.repl.text import harmless, styled, wrapped
+from shammah.repl.text import harmless, one_line, styled, wrapped
 from shammah.repl.toolbar import moving, toolbar
 from shammah.repl.view import AnswerView, PlainView
 from shammah.settings import Settings
@@ -34,6 +34,9 @@ REFRESH_SECONDS = 0.25
 
 STOP_SECONDS = 2.0
 """How long a stopped answer gets to end when the chat is left."""
+
+THOUGHT = 90
+"""Characters of a thought that are shown under its answer."""
 
 STYLES = {"info": "", "success": "green", "warning": "yellow", "error": "red"}
 
@@ -235,6 +238,8 @@ class Session:
             self._answering = None
             answer = handle.answer
             view.finish(cut=handle.stopped)
+        if answer is not None and answer.thinking:
+            self._note(f"Thought: {one_line(answer.thinking, THOUGHT)}", "dim")
         if answer is not None and handle.choice.route is not None:
             self._note(wording.routed(handle.choice.route), "dim")
         if answer is not None and answer.stop_reason == "length":
