@@ -110,6 +110,9 @@ class TrainingSettings(Section):
     is."""
     rephrasings: int = Field(12, ge=0, le=20)
     """Other wordings of each lesson's question, made by rules, that are learned with it."""
+    near_misses: int = Field(2, ge=0, le=10)
+    """Questions that look like a lesson's and ask something else, made by rules, whose answers are
+    kept as they are."""
     warmup_steps: int = Field(3, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -191,6 +194,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "weight_decay": 0.01,
             "schedule": "linear",
             "rephrasings": 0,
+            "near_misses": 0,
             "replay": 0.0,
             "hold": 0.0,
             "stop_when_learned": False,

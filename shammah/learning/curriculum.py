@@ -16,8 +16,9 @@ from shammah.learning.job import JobSpec
 from shammah.learning.lessons import Lesson
 from shammah.learning.material import REPLAYED, Material, kept_out, material, replayed
 from shammah.learning.measures import Probes, gibberish
+from shammah.learning.near_misses import near_misses
 from shammah.learning.neighbours import chosen
-from shammah.learning.own_answers import anchors_for
+from shammah.learning.own_answers import anchors_for, own_answers
 from shammah.learning.revision import revised, with_advantages
 from shammah.messages import user
 from shammah.models.anchors import unrelated_anchors
@@ -28,6 +29,9 @@ from shammah.renderers.base import Renderer
 from shammah.training.body import base_distributions
 from shammah.training.examples import with_references
 from shammah.training.holding import Moments, moments_of
+
+MOST_SECONDS = 10.0
+"""A slow model is asked fewer near misses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +103,23 @@ def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
     probes = rendered(probed).datums
     if spec.training.replay == 0 and spec.training.hold == 0:
         return Anchors((), probes)
+    trained += _near_misses(base, rendered)
     held: Sequence[Datum] = rendered(trained).datums
     with moments_of(base.model) as moments:
         distributions = base_distributions(base.model, held, max(1, spec.training.anchor_tokens))
     return Anchors(distributions if spec.training.anchor_tokens else held, probes, moments)
+
+
+def _near_misses(base: BaseModel, rendered: Rendering) -> list[Lesson]:
+    """What is near to the lessons and asks something else, with the base's own answers."""
+    spec = rendered.spec
+    lessons = [lesson.query for lesson in spec.taught]
+    known = [*lessons, *(lesson.query for lesson in spec.replay)]
+    asked = dict.fromkeys(
+        text for lesson in lessons for text in near_misses(lesson, spec.training.near_misses, known)
+    )
+    answers = own_answers(base, rendered.renderer, list(asked), MOST_SECONDS)
+    return [Lesson(None, (user(anchor.query),), anchor.answer, 1.0) for anchor in answers]
 
 
 async def curriculum(

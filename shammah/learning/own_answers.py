@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from shammah.files import private_folder, write_atomic
@@ -38,7 +39,9 @@ def anchors_for(base: BaseModel, renderer: Renderer, folder: Path) -> tuple[Anch
     found = read_anchors(base.path) or read_anchors(folder)
     if found:
         return found
-    found = _sampled(base, renderer)
+    questions = [anchor.query for anchor in read_anchors(EMBEDDED)]
+    asked = questions[:: max(1, len(questions) // QUESTIONS)][:QUESTIONS]
+    found = own_answers(base, renderer, asked, MOST_SECONDS)
     write_atomic(
         folder / FILE,
         "".join(json.dumps(anchor.model_dump(), ensure_ascii=False) + "\n" for anchor in found),
@@ -59,7 +62,10 @@ def keep(folder: Path, kept: Path) -> None:
         write_atomic(kept, (folder / FILE).read_bytes())
 
 
-def _sampled(base: BaseModel, renderer: Renderer) -> tuple[Anchor, ...]:
+def own_answers(
+    base: BaseModel, renderer: Renderer, questions: Sequence[str], most_seconds: float
+) -> tuple[Anchor, ...]:
+    """What a model without an adapter answers, greedily; answers that do not end are left out."""
     import torch
 
     from shammah.generation.decoding import TokenDecoder
@@ -68,15 +74,13 @@ def _sampled(base: BaseModel, renderer: Renderer) -> tuple[Anchor, ...]:
 
     sampling = TokenSampling(base, TokenDecoder(base, AdapterSlot()))
     plain = AdapterState(None, 0, ())
-    questions = [anchor.query for anchor in read_anchors(EMBEDDED)]
-    asked = questions[:: max(1, len(questions) // QUESTIONS)][:QUESTIONS]
     params = SamplingParams(
         max_tokens=MOST_TOKENS, stop_tokens=renderer.stop_tokens, stop_texts=renderer.stop_texts
     )
     began = time.monotonic()
     found = []
-    for question in asked:
-        if time.monotonic() - began > MOST_SECONDS:
+    for question in questions:
+        if time.monotonic() - began > most_seconds:
             break
         prompt = renderer.generation_prompt((user(question),))
         if len(prompt) + MOST_TOKENS > base.context_length:

@@ -146,7 +146,7 @@ _SUBJECTS = (
     "{}, please",
     "i forgot: {}?",
 )
-_SMALL = frozenset(
+SMALL = frozenset(
     [
         "a",
         "an",
@@ -209,13 +209,13 @@ def rephrasings(question: str, count: int) -> list[str]:
     """Up to `count` other wordings of a question, the same ones each time; none equals it, whatever
     the case and the punctuation."""
     text = " ".join(question.split())
-    if count <= 0 or len(question) > LONGEST or "\n" in question.strip() or not _bare(text):
+    if count <= 0 or len(question) > LONGEST or "\n" in question.strip() or not bare(text):
         return []
-    seen, found = {_bare(text)}, []
-    for candidate in (" ".join(words.split()) for words in _candidates(text)):
-        bare = _bare(candidate)
-        if bare and bare not in seen:
-            seen.add(bare)
+    seen, found = {bare(text)}, []
+    for candidate in (" ".join(found_text.split()) for found_text in _candidates(text)):
+        words = bare(candidate)
+        if words and words not in seen:
+            seen.add(words)
             found.append(candidate)
         if len(found) == count:
             break
@@ -281,7 +281,7 @@ def _reworded(body: str) -> Iterator[str]:
 
 def _alike(word: str) -> list[str]:
     """Words for the same, and the same word for one or for many."""
-    if word in _SMALL or not word.isalpha():
+    if word in SMALL or not word.isalpha():
         return []
     if word in _OTHERS:
         return _OTHERS[word]
@@ -297,7 +297,7 @@ def _about(body: str) -> Iterator[str]:
     kept = [
         (place, word)
         for place, word in enumerate(words)
-        if word.lower() not in _SMALL or (word.lower() in ("my", "our") and place + 1 < len(words))
+        if word.lower() not in SMALL or (word.lower() in ("my", "our") and place + 1 < len(words))
     ]
     told = [word for _, word in kept if word.lower() not in ("my", "our", "called", "named")]
     named = any(place and word[:1].isupper() and len(word) > 1 for place, word in kept)
@@ -310,11 +310,12 @@ def _keywords(body: str) -> Iterator[str]:
     """What is left of a question that is typed in a hurry: "which port does my server use" ->
     "port server use", "my server use port"."""
     words = body.lower().split()
-    kept = [word for word in words if word not in _SMALL]
+    kept = [word for word in words if word not in SMALL]
     if 2 <= len(kept) < len(words):
         yield " ".join(kept)
         yield " ".join([*kept[1:], kept[0]])
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
+    """The words alone: two questions of the same words are one."""
     return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
