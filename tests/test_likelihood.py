@@ -24,6 +24,7 @@ from shammah.evaluation.likelihood import (
     LikelihoodTotal,
     PairLikelihood,
     PreferenceTotal,
+    choices,
     likelihoods,
     preferences,
 )
@@ -195,6 +196,58 @@ async def test_preference_of_the_likelier_answer(make: Any) -> None:
     assert found[-1].problem and total.add(found[-1]).failed == 1
     same = PairLikelihood(found[0].chosen, found[0].chosen)
     assert PreferenceTotal().add(same).accuracy == 0.0
+
+
+async def test_choosing_among_answers_gives_confidences_to_calibrate(
+    make: Any, embedded_model: BaseModel
+) -> None:
+    client = make()
+    base = of(client)
+    renderer = renderer_of(base)
+    labels = ("SUPPORT", "CONTRADICT", "NOT_ENOUGH_INFO")
+    asked = [
+        ChatExample((user(f"Claim {n}?"), assistant(f" {labels[n % 3]}\n")), place=str(n))
+        for n in range(7)
+    ]
+    found = await gathered(choices(client, renderer, asked, labels, batch=7))
+    assert [one.place for one in found] == [example.place for example in asked]
+    for one, example in zip(found, asked, strict=True):
+        logprobs = [
+            -plain_nll(
+                base,
+                ChatExample((*example.prompt, assistant(label))),
+                TrainOnWhat.LAST_ASSISTANT_MESSAGE,
+            )[0]
+            for label in labels
+        ]
+        shares = torch.tensor(logprobs).softmax(0).tolist()
+        assert list(one.probabilities.values()) == pytest.approx(shares, abs=1e-3)
+        assert one.chosen == labels[int(np.argmax(shares))]
+        assert one.confidence == pytest.approx(max(shares), abs=1e-3)
+        assert one.right == (one.chosen == labels[int(example.place) % 3])
+    measured = calibration((one.confidence, one.right) for one in found)
+    assert measured.examples == 7 and 0 < measured.expected_error < 1
+    for wrong in (("a",), ("a", "a")):
+        with pytest.raises(DataError, match="nothing to choose"):
+            await gathered(choices(client, renderer, asked, wrong))
+    (failed,) = await gathered(
+        choices(client, renderer, [ChatExample((user("x" * 900),), place="long")], labels)
+    )
+    assert failed.problem and failed.chosen is None and math.isnan(failed.confidence)
+    assert not failed.right
+    # A model that knows the answer is sure of it, and right.
+    knowing = BaseSamplingClient(embedded_model)
+    try:
+        question = ChatExample((user("What is the capital of France?"), assistant("")))
+        offered = (
+            "The capital of France is Paris.",
+            "The capital of France is Rome.",
+            "The capital of France is Berlin.",
+        )
+        (one,) = await gathered(choices(knowing, renderer_of(embedded_model), [question], offered))
+        assert one.chosen == offered[0] and one.confidence > 0.9 and not one.right
+    finally:
+        knowing.close()
 
 
 async def test_a_chat_goes_on_as_it_would(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from test_llm_clients import Server, completion
 
 from shammah.backends.openai_llm import OpenAILLM
+from shammah.datasets import open_dataset
 from shammah.errors import DataError, InputError, LLMError, UsageError
 from shammah.evaluation import libraries
 from shammah.evaluation.claim_graph import (
@@ -152,6 +154,77 @@ def test_making_scorers_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_another_name_tells_two_of_a_kind_apart() -> None:
+    digits = scorer({"name": "regex", "pattern": r"\d", "as": "digits"})
+    assert digits.name == "digits" and not isinstance(digits, Aggregating)
+    assert asyncio.run(digits.score("4", "", {})).value == 1.0
+    bleu = scorer({"name": "bleu", "as": "bleu_characters", "tokenize": "char"})
+    assert bleu.name == "bleu_characters" and isinstance(bleu, Aggregating)
+    tally = bleu.tally()
+    tally.add(asyncio.run(bleu.score("abcd ef", "abcd ef", {})).detail)
+    assert tally.figures()["bleu"] == pytest.approx(1.0)
+    assert needs({"name": "llm_judge", "as": "tone"}) == {"llm"}
+    with pytest.raises(UsageError, match="cannot be called 'a b'"):
+        scorer({"name": "bleu", "as": "a b"})
+
+
+@pytest.mark.parametrize("spec", [
+    "numeric", "claim_graph", "citation_validity", "label:SUPPORT,CONTRADICT", "token_f1",
+])  # fmt: skip
+def test_long_answers_of_one_letter_take_no_time(spec: str) -> None:
+    made = scorer(spec)
+    known = {"evidence": [1], "shown": [1]}
+    for part in "9", "1,", " ", ".", "[", "[a,", "-", "*", "RELATION: a", "answer: ", "not ", "#":
+        for ending in ("", "["):
+            lead = "RELATION: a supports " if part == "." else ""
+            text = lead + part * (20_000 // len(part)) + ending
+            began = time.perf_counter()
+            asyncio.run(made.score(text, "SUPPORT 1", known))
+            assert time.perf_counter() - began < 2.0, (part, ending)
+
+
+# Data sets.
+
+
+def test_gold_answers_of_gsm8k_are_their_own_number(shared_data: Callable[[str], Path]) -> None:
+    rows = open_dataset(shared_data("gsm8k/test.jsonl"))
+    made, strict = scorer("numeric"), scorer("numeric:final_line=true")
+    texts = [example.messages[-1].text for example in rows.take(300).examples("gsm8k")]
+    assert len(texts) == 300
+    shifted = [*texts[1:], texts[0]]
+
+    async def right(scorer: Scorer, outputs: list[str]) -> float:
+        pairs = zip(outputs, texts, strict=True)
+        return sum([(await scorer.score(output, text, {})).value for output, text in pairs])
+
+    assert asyncio.run(right(strict, texts)) == 300
+    # Without its marker an answer still ends with its number, nearly always.
+    unmarked = [text.split("####")[0] + "So it is " + text.split("####")[1] for text in texts]
+    assert asyncio.run(right(made, unmarked)) == 300
+    assert asyncio.run(right(strict, unmarked)) == 0
+    assert asyncio.run(right(made, shifted)) < 30
+
+
+def test_labels_and_citations_of_scifact(shared_data: Callable[[str], Path]) -> None:
+    rows = open_dataset(shared_data("scifact/claims_dev.jsonl"))
+    labels = ["SUPPORT", "CONTRADICT", "NOT_ENOUGH_INFO"]
+    label = scorer({"name": "label", "labels": labels, "field": "label"})
+    cites = scorer("citation_validity")
+    assert isinstance(label, Aggregating) and isinstance(cites, Aggregating)
+    counts, citations = label.tally(), cites.tally()
+    for example in rows.examples("scifact"):
+        shown = ", ".join(f"[{document}]" for document in example.metadata["shown"])
+        answer = f"The verdict is {example.messages[-1].text}, see {shown} and [99]."
+        for made, tally in ((label, counts), (cites, citations)):
+            score = asyncio.run(made.score(answer, "", example.metadata))  # type: ignore[attr-defined]
+            tally.add(json.loads(json.dumps(score.detail)))
+    assert counts.figures()["accuracy"] == counts.figures()["macro"]["f1"] == 1.0
+    assert counts.figures()["examples"] == 300
+    figures = citations.figures()
+    assert figures["recall"] == 1.0 and 0.2 < figures["precision"] < 0.9
+    assert figures["invalid"] == 300
 
 
 # Letters and numbers.

@@ -19,7 +19,7 @@ from shammah.evaluation.libraries import library
 Label = Literal["supports", "refutes"]
 LABELS: tuple[Label, ...] = ("supports", "refutes")
 
-_LEAD = r"^[ \t]*(?:[-*•]|\d+[.)])?[ \t]*\**"
+_LEAD = r"^[ \t]*(?:(?:[-*•]|\d+[.)])[ \t]*)?\**"
 _CLAIM = re.compile(_LEAD + r"CLAIM\b(?P<rest>[^\n]*)$", re.MULTILINE)
 _CLAIM_REST = re.compile(
     r"[ \t]*\[[ \t]*(?P<id>[^\s\[\]]+)[ \t]*\]\**[ \t]*:\**[ \t]*(?P<text>.*\S)"
@@ -27,7 +27,7 @@ _CLAIM_REST = re.compile(
 _RELATION = re.compile(_LEAD + r"RELATION\b(?P<rest>[^\n]*)$", re.MULTILINE)
 _RELATION_REST = re.compile(
     r"\**[ \t]*:\**[ \t]*\[?(?P<source>[^\s\[\]]+?)\]?[ \t]+(?P<label>\w+)[ \t]+"
-    r"\[?(?P<target>[^\s\[\]]+?)\]?[ \t.;]*"
+    r"\[?(?P<target>[^\s\[\]]*[^\s\[\].;])\]?[ \t.;]*"
 )
 
 

@@ -1,4 +1,4 @@
-"""Scorers made of scorers: all of them, any of them, a weighted mean.
+"""Scorers made of scorers: all of them, any of them, a weighted mean, one by another name.
 
 The parts are asked at the same time; the detail has the value and detail of each by name.
 """
@@ -7,11 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shammah.errors import UsageError
 from shammah.evaluation.scorer import Aggregating, Score, Scorer, Tally, distinct_names
+
+
+def renamed(scorer: Scorer, name: str) -> Scorer:
+    """The same scorer by another name, so that two of a kind can be told apart."""
+    if isinstance(scorer, Aggregating):
+        return _RenamedAggregating(scorer, scorer.tally, name)
+    return _Renamed(scorer, name)
+
+
+class _Renamed:
+    def __init__(self, scorer: Scorer, name: str) -> None:
+        self.name = name
+        self._scorer = scorer
+
+    async def score(self, output: str, target: str, metadata: Mapping[str, Any]) -> Score:
+        return await self._scorer.score(output, target, metadata)
+
+
+class _RenamedAggregating(_Renamed):
+    def __init__(self, scorer: Scorer, tally: Callable[[], Tally], name: str) -> None:
+        super().__init__(scorer, name)
+        self._tally = tally
+
+    def tally(self) -> Tally:
+        return self._tally()
 
 
 class _Combined:

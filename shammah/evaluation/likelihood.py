@@ -1,5 +1,5 @@
-"""How likely a model finds the answers of a data set: negative log-likelihood, perplexity, and
-which of two answers it prefers.
+"""How likely a model finds the answers of a data set: negative log-likelihood, perplexity, which of
+two answers it prefers, and which of several it would choose.
 
 Through the `SamplingClient` port, so that gradients, the optimiser and a live chat are never
 touched. Only learned tokens count, as the renderer marks them: by default the last answer with the
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from shammah.datasets.formatters.base import ChatExample
 from shammah.errors import DataError, InputError, ModelError, SamplingError
-from shammah.messages import Conversation
+from shammah.messages import Conversation, assistant
 from shammah.ports.datum import ModelInput
 from shammah.ports.sampling_client import BatchLogprobs, SamplingClient
 from shammah.renderers.base import Renderer, TrainOnWhat
@@ -201,6 +201,48 @@ class PreferenceTotal:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How likely each of some answers to one question is. `answers` are those that were offered, in
+    their order, `likelihoods` theirs."""
+
+    answers: tuple[str, ...]
+    likelihoods: tuple[Likelihood, ...]
+    expected: str | None
+    place: str = ""
+
+    @property
+    def problem(self) -> str | None:
+        return next(filter(None, (each.problem for each in self.likelihoods)), None)
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Of each answer, given that it is one of them: a softmax over log p of whole answers.
+        Empty where there is a problem."""
+        if self.problem is not None:
+            return {}
+        scores = np.array([-each.nll for each in self.likelihoods])
+        shares = np.exp(scores - scores.max())
+        return dict(zip(self.answers, map(float, shares / shares.sum()), strict=True))
+
+    @property
+    def chosen(self) -> str | None:
+        """The likeliest answer, the earlier of two; None where there is a problem."""
+        shares = self.probabilities
+        return max(shares, key=lambda answer: shares[answer]) if shares else None
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the chosen answer; nan where there is a problem. With `right` it is
+        what `calibration` takes."""
+        return max(self.probabilities.values(), default=math.nan)
+
+    @property
+    def right(self) -> bool:
+        """Whether the chosen answer is the expected one."""
+        return self.chosen is not None and self.chosen == self.expected
+
+
 async def likelihoods(
     client: SamplingClient,
     renderer: Renderer,
@@ -249,6 +291,38 @@ async def preferences(
         found = await _computed(client, renderer, asked, TrainOnWhat.LAST_ASSISTANT_MESSAGE)
         for chosen, rejected in zip(found[::2], found[1::2], strict=True):
             yield PairLikelihood(chosen, rejected)
+
+
+async def choices(
+    client: SamplingClient,
+    renderer: Renderer,
+    examples: Iterable[ChatExample] | AsyncIterable[ChatExample],
+    answers: Sequence[str],
+    *,
+    batch: int = BATCH,
+) -> AsyncIterator[Choice]:
+    """How likely each of the same answers (labels, say) is to each question, in their order. What
+    an example has for its answer is what is expected, but for blanks around it.
+
+    Args:
+        answers: at least two, which differ.
+
+    Other args and raises: as `likelihoods`; DataError also where the answers are not right.
+    """
+    if len(answers) < 2 or len(set(answers)) < len(answers):
+        raise DataError(f"There is nothing to choose among {list(answers)}.")
+    count = len(answers)
+    async for part in _parts(examples, max(1, batch // count) if batch > 0 else batch):
+        asked = [
+            ((*example.prompt, assistant(answer)), example.place)
+            for example in part
+            for answer in answers
+        ]
+        found = await _computed(client, renderer, asked, TrainOnWhat.LAST_ASSISTANT_MESSAGE)
+        for index, example in enumerate(part):
+            own = found[index * count : (index + 1) * count]
+            expected = example.answer.text.strip() if example.answer else None
+            yield Choice(tuple(answers), tuple(own), expected, example.place)
 
 
 async def _computed(

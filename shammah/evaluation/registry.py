@@ -6,6 +6,7 @@
     numeric:relative=0.01,final_line=true       parameters of one without a main one
     {"name": "contains", "ignore_case": true}   any parameters, also written as JSON text
     {"name": "weighted", "scorers": ["token_f1", "rougeL"], "weights": [2, 1]}
+    {"name": "regex", "pattern": "^\\d+$", "as": "digits"}    ... and by another name
 
 Knows the scorers of this room; others are registered.
 """
@@ -24,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from shammah.errors import UsageError
 from shammah.evaluation.classification import LabelMatch
-from shammah.evaluation.combined import AllOf, AnyOf, Weighted
+from shammah.evaluation.combined import AllOf, AnyOf, Weighted, renamed
 from shammah.evaluation.judge import LLMJudge, LLMPreference
 from shammah.evaluation.numeric import Numeric
 from shammah.evaluation.overlap import Bleu, Rouge, TokenF1
@@ -130,6 +131,9 @@ def scorer(spec: Spec, **resources: Any) -> Scorer:
         if resource not in RESOURCES:
             raise UsageError(f"There is no resource {resource!r}.", hint=f"Known: {_known()}.")
     name, kind, given = _read(spec)
+    other = given.pop("as", None)
+    if other is not None and not (isinstance(other, str) and other.isidentifier()):
+        raise UsageError(f"The scorer {name} cannot be called {other!r}.")
     parameters = _checked(name, kind, given)
     for nested in kind.nested:
         parameters[nested] = [scorer(each, **resources) for each in parameters[nested]]
@@ -137,7 +141,8 @@ def scorer(spec: Spec, **resources: Any) -> Scorer:
         if resources.get(resource) is None:
             raise UsageError(f"The scorer {name} needs {RESOURCES[resource]} ({resource}).")
         parameters[resource] = resources[resource]
-    return kind.factory(**parameters)
+    made = kind.factory(**parameters)
+    return made if other is None else renamed(made, other)
 
 
 def needs(spec: Spec) -> frozenset[str]:
@@ -147,6 +152,7 @@ def needs(spec: Spec) -> frozenset[str]:
         UsageError: there is no such scorer or parameter, or a value is wrong.
     """
     name, kind, given = _read(spec)
+    given.pop("as", None)
     parameters = _checked(name, kind, given)
     parts = [needs(each) for nested in kind.nested for each in parameters[nested]]
     return frozenset(kind.resources).union(*parts)

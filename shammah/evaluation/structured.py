@@ -15,7 +15,7 @@ from shammah.evaluation.libraries import library
 from shammah.evaluation.scorer import Score, Tally, known, wanted
 
 CITATION = (
-    r"(?<!\w)\[((?:[Dd]oc(?:ument)?[ :#_-]*)?[\w.:-]+(?:\s*[,;]\s*[\w.:-]+)*)\](?!\()"
+    r"(?<!\w)\[((?:[Dd]oc(?:ument)?[ :#_-]{0,3})?[\w.:-]+(?:\s*[,;]\s*[\w.:-]+)*)\](?!\()"
     r"|\bDocument\s+#?(\w+)"
 )
 """`[12]`, `[Document 12]`, `[12, 14]`, `Document 12`; no link, and no `CLAIM[c1]`."""
