@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_llm_clients import Server, completion
+from tiny_models import engine_for
 
 from shammah.backends.openai_llm import OpenAILLM
 from shammah.datasets import open_dataset
@@ -38,6 +39,7 @@ from shammah.evaluation.registry import names, needs, register, scorer
 from shammah.evaluation.scorer import Aggregating, Score, Scorer, distinct_names
 from shammah.evaluation.structured import cited_ids
 from shammah.generation.embedding import HiddenStateEmbedder
+from shammah.generation.engine_llm import EngineLLM
 from shammah.models.load import BaseModel
 from shammah.models.sentence_encoder import SentenceEncoder
 from shammah.ports.embedding_client import EmbeddingClient
@@ -254,6 +256,10 @@ def test_letters() -> None:
         ("so\n#### 42\nI hope this helps with all 3 of them!", 42, "final_line"),
         (r"thus \boxed{\$1,000} after 3 steps", 1000, "boxed"),
         ("The answer is: **-3**, in 2 steps", -3, "said"),
+        ("The answer is 3.5*4 = 14", 14, "last"),
+        ("Answer: 1,234 - no more, of 5000", 1234, "said"),
+        (r"So $x = \boxed{\dfrac{-1}{2}}$ in 3 steps", -0.5, "boxed"),
+        (r"That is $1{,}250$", 1250, "last"),
         ("First 5, then 10 eggs.", 10, "last"),
         ("5-3", 3, "last"),
         ("about −2.5e3", -2500, "last"),
@@ -553,6 +559,16 @@ class OneByOne:
 
     def stream(self, messages: Any, params: Any) -> Any:
         return self._llm.stream(messages, params)
+
+
+def test_a_model_that_does_not_keep_to_the_form_is_no_judge(embedded_model: BaseModel) -> None:
+    engine = engine_for(embedded_model)
+    try:
+        made = scorer({"name": "llm_judge", "max_tokens": 24}, llm=EngineLLM(engine))
+        with pytest.raises(LLMError, match="its judgement cannot be read"):
+            asyncio.run(made.score("Paris.", "Paris.", {"prompt": "What is the capital?"}))
+    finally:
+        engine.close()
 
 
 # Citations.

@@ -26,8 +26,12 @@ _ANY = re.compile(_NUMBER)
 _LINE = re.compile(rf"####\s*(?P<number>{_NUMBER})")
 _BOXED = re.compile(r"\\boxed\s*\{(?P<number>[^{}]*)\}")
 _SAID = re.compile(
-    rf"\banswer\b(?:\s+is|\s*[:=])(?:\s*[:=])?[\s*_`(]*(?P<number>{_NUMBER})", re.IGNORECASE
+    rf"\banswer\b(?:\s+is|\s*[:=])(?:\s*[:=])?[\s*_`(]*(?P<number>{_NUMBER})"
+    # The first number of a sum is not what it comes to.
+    r"(?![\d.,]*\d)(?!\s*[-−+*×x/÷^=]\s*[\d$(])",
+    re.IGNORECASE,
 )
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,12 @@ class Numeric:
 
 
 def final_answer(text: str) -> FoundNumber | None:
-    """The number that a text comes to; None where it has none."""
+    """The number that a text comes to; None where it has none. A fraction of LaTeX is one."""
     ending = final_number(text)
     value = None if ending is None else _value(ending)
     if ending is not None and value is not None:
         return FoundNumber(value, ending, "final_line")
+    text = _FRACTION.sub(r"\1/\2", text).replace("{,}", ",")
     for pattern, place in _PLACES:
         for found in reversed(list(pattern.finditer(text))):
             written = found["number"] if pattern.groups else found[0]
