@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,8 @@ class TokenDecoder:
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self.batches = can_repeat(new_cache(self._config))
         """Whether a run may have several rows."""
+        self.pads = _pads(self._config)
+        """Whether a row comes out the same beside a longer one."""
 
     def start(
         self,
@@ -115,8 +118,7 @@ class TokenDecoder:
         first is nan. Where it is stopped, the rest are nan too."""
         found = torch.full((len(tokens),), float("nan"))
         cache = new_cache(self._config)
-        vocabulary = self._model.get_output_embeddings().weight.shape[0]
-        size = min(CHUNK, max(16, LOGITS_BYTES // (4 * vocabulary)))
+        size = min(CHUNK, self.positions)
         # Nothing follows the last token.
         for start in range(0, len(tokens) - 1, size):
             if stopped():
@@ -126,6 +128,27 @@ class TokenDecoder:
             next_tokens = torch.tensor(tokens[start + 1 : start + 1 + len(part)])
             found[start + 1 : start + 1 + len(part)] = _logprobs(logits, next_tokens)
         return found
+
+    def logprobs_batch(self, rows: Sequence[Sequence[int]], state: AdapterState) -> list[Tensor]:
+        """What `logprobs` gives for each of several rows, each of two tokens at least, by one
+        forward pass. Memory is that of the logits of `rows` times the longest."""
+        # Padding stands on the right, where a causal model does not see it.
+        inputs = [torch.tensor(row[:-1]) for row in rows]
+        ids = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True).to(self._device)
+        self._slot.layers = state.layers
+        logits: Tensor = self._model(input_ids=ids, use_cache=False).logits
+        found = []
+        for row, scores in zip(rows, logits, strict=True):
+            values = torch.full((len(row),), float("nan"))
+            values[1:] = _logprobs(scores[: len(row) - 1], torch.tensor(row[1:]))
+            found.append(values)
+        return found
+
+    @property
+    def positions(self) -> int:
+        """How many positions' logits are looked at together."""
+        vocabulary = self._model.get_output_embeddings().weight.shape[0]
+        return int(max(16, LOGITS_BYTES // (4 * vocabulary)))
 
     def forget(self) -> None:
         """Drop the prefix cache."""
@@ -241,6 +264,14 @@ class TokenRun:
             Drawn(row, token, logprob, token in self._stop_tokens)
             for row, token, logprob in zip(rows, tokens, logprobs, strict=True)
         ]
+
+
+def _pads(config: Any) -> bool:
+    """Not where the angles of the positions depend on the longest row."""
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    # One set of parameters, or one for each kind of layer.
+    sets = [rope, *(each for each in rope.values() if isinstance(each, dict))]
+    return all(each.get("rope_type") not in ("dynamic", "longrope") for each in sets)
 
 
 def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:

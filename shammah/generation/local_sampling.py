@@ -37,6 +37,8 @@ from shammah.ports.sampling_client import (
 from shammah.renderers.detokenize import Detokenizer, StopTexts
 
 BACKEND = "local torch"
+PADDED = 1.2
+"""Positions that are computed for each that is wanted, at most, where inputs are read together."""
 T = TypeVar("T")
 Step = list[tuple[int, SampledToken, bool]]
 """Of each row that goes on: its number, its token, and whether that is a stop token."""
@@ -150,22 +152,58 @@ class TokenSampling:
     ) -> NDArray[np.float32]:
         """See `SamplingClient.compute_logprobs`."""
         with failures():
-            tokens = model_input.tokens
-            if self._room(tokens) < 0:
-                raise SamplingError(
-                    f"the input has {len(tokens)} tokens and the model reads "
-                    f"{self._base.context_length}.",
-                    backend=BACKEND,
-                    hint="Shorten it.",
-                )
+            tokens = self._readable(model_input)
             found = self._decoder.logprobs(
                 tokens, state, lambda: self._closed() or stopped()
             ).numpy()
-            if np.isnan(found[1:]).any():
-                raise SamplingError(
-                    "it was stopped, or the model gave no numbers.", backend=BACKEND
-                )
-            return found
+            return _complete(found)
+
+    def logprobs_batch(
+        self, inputs: Sequence[ModelInput], state: AdapterState
+    ) -> list[NDArray[np.float32]]:
+        """The same for the inputs of one of `groups`."""
+        if len(inputs) == 1:
+            return [self.logprobs(inputs[0], state)]
+        with failures():
+            rows = [self._readable(each) for each in inputs]
+            if self._closed():
+                raise SamplingError("it was closed.", backend=BACKEND)
+            return [_complete(row.numpy()) for row in self._decoder.logprobs_batch(rows, state)]
+
+    def groups(self, inputs: Sequence[ModelInput]) -> list[list[int]]:
+        """Which inputs are read together: those of about the same length, so that little is
+        padding, and with as many positions as logits may take memory for. One that is longer than
+        that is alone, and read in parts."""
+        groups: list[list[int]] = []
+        whole = 0
+        for index in sorted(range(len(inputs)), key=lambda index: len(inputs[index])):
+            size = len(inputs[index]) - 1
+            padded = size * (len(groups[-1]) + 1) if groups else 0
+            if (
+                groups
+                and self._decoder.pads
+                and len(inputs[groups[-1][0]]) > 1
+                and padded <= self._decoder.positions
+                and padded <= PADDED * (whole + size)
+            ):
+                groups[-1].append(index)
+                whole += size
+            else:
+                groups.append([index])
+                whole = size
+        return groups
+
+    def _readable(self, model_input: ModelInput) -> Sequence[int]:
+        """The tokens of an input, which must fit the model."""
+        tokens = model_input.tokens
+        if self._room(tokens) < 0:
+            raise SamplingError(
+                f"the input has {len(tokens)} tokens and the model reads "
+                f"{self._base.context_length}.",
+                backend=BACKEND,
+                hint="Shorten it.",
+            )
+        return tokens
 
     def _room(self, tokens: Sequence[int]) -> int:
         """How many tokens the context has left after these."""
@@ -255,6 +293,21 @@ class LocalSamplingClient:
         finally:
             stopped.set()
 
+    async def compute_logprobs_batch(
+        self, inputs: Sequence[ModelInput]
+    ) -> tuple[NDArray[np.float32], ...]:
+        """The port's `compute_logprobs_batch`; between two forward passes the model is free for
+        others."""
+        state = self._state()
+        found: list[NDArray[np.float32] | None] = [None] * len(inputs)
+        with failures():
+            for group in self._sampling.groups(inputs):
+                part = [inputs[index] for index in group]
+                rows = await self._run(partial(self._sampling.logprobs_batch, part, state))
+                for index, row in zip(group, rows, strict=True):
+                    found[index] = row
+        return tuple(row for row in found if row is not None)
+
 
 class BaseSamplingClient(LocalSamplingClient):
     """A `SamplingClient` that has a base model for itself, and computes on a thread of its own.
@@ -301,6 +354,12 @@ class BaseSamplingClient(LocalSamplingClient):
         if self._closed.is_set():
             raise SamplingError("it was closed.", backend=BACKEND)
         return await asyncio.get_running_loop().run_in_executor(self._thread, compute)
+
+
+def _complete(found: NDArray[np.float32]) -> NDArray[np.float32]:
+    if np.isnan(found[1:]).any():
+        raise SamplingError("it was stopped, or the model gave no numbers.", backend=BACKEND)
+    return found
 
 
 def _seed(params: SamplingParams) -> int:

@@ -8,9 +8,9 @@ tensor library but numpy.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,5 +128,20 @@ class SamplingClient(Protocol):
 
         Raises:
             SamplingError: as `sample`, with room for the input alone.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchLogprobs(Protocol):
+    """A `SamplingClient` that computes the log-probabilities of several inputs faster together."""
+
+    async def compute_logprobs_batch(
+        self, inputs: Sequence[ModelInput]
+    ) -> tuple[NDArray[np.float32], ...]:
+        """What `compute_logprobs` gives for each, in their order.
+
+        Raises:
+            SamplingError: as there, for any of them.
         """
         ...
