@@ -67,20 +67,22 @@ class QualityResult:
 
 
 def validate_quality(
-    report: Report, targets: Mapping[str, float | str] | Sequence[Target]
+    report: Report | Mapping[str, float], targets: Mapping[str, float | str] | Sequence[Target]
 ) -> QualityResult:
     """Hold a report against targets.
 
     Args:
+        report: or its figures by name.
         targets: as `targets_of` reads them, or ready.
 
     Raises:
         UsageError: a target cannot be read, or the report has no such figure.
     """
+    figures = report.figures() if isinstance(report, Report) else report
     wanted = targets_of(targets) if isinstance(targets, Mapping) else list(targets)
     results = []
     for target in wanted:
-        value = figure(report, target.metric)
+        value = figure(figures, target.metric)
         if math.isnan(value):
             results.append(TargetResult(target, None, False, None))
             continue
@@ -89,15 +91,14 @@ def validate_quality(
     return QualityResult(all(each.passed for each in results), tuple(results))
 
 
-def figure(report: Report, name: str) -> float:
+def figure(figures: Mapping[str, float], name: str) -> float:
     """A figure by its name; nan where nothing was scored. Beside the report's own names there are
     `schema_compliance` (how many passed the one scorer of a schema), `citation_accuracy` and
     `mean_entailment`, which are found in scorers' details too.
 
     Raises:
-        UsageError: the report has none of that name.
+        UsageError: there is none of that name.
     """
-    figures = report.figures()
     for known in (name, *(n for n in figures if n.rpartition(".")[2] in _ALSO.get(name, ()))):
         if known in figures:
             return figures[known]

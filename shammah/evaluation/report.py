@@ -148,24 +148,25 @@ class Spread:
 
 
 def repeated(reports: Sequence[Report]) -> dict[str, Spread]:
-    """Each scorer's mean, and the overall pass rate, over runs of the same evaluation.
+    """Each figure over runs of the same evaluation.
 
     Raises:
         DataError: there is no run.
     """
     if not reports:
         raise DataError("There is no run to sum up.")
+    figures = [each.figures() for each in reports]
     found = {}
-    for name in (*(metric.name for metric in reports[0].metrics), "overall_pass_rate"):
-        values = np.array([each.figures().get(name, MISSING) for each in reports])
+    for name in figures[0]:
+        values = np.array([each.get(name, MISSING) for each in figures])
         values = values[~np.isnan(values)]
-        several = len(values) > 1
+        some, several = len(values) > 0, len(values) > 1
         found[name] = Spread(
             runs=len(values),
-            mean=float(values.mean()) if len(values) else MISSING,
+            mean=float(values.mean()) if some else MISSING,
             deviation=float(values.std(ddof=1)) if several else MISSING,
-            least=float(values.min()) if len(values) else MISSING,
-            most=float(values.max()) if len(values) else MISSING,
+            least=float(values.min()) if some else MISSING,
+            most=float(values.max()) if some else MISSING,
         )
     return found
 
