@@ -60,6 +60,11 @@ class Paths:
         return self.data / "jobs"
 
     @property
+    def evaluations(self) -> Path:
+        """Runs of `shammah eval` that were given no folder, one in each."""
+        return self.data / "evaluations"
+
+    @property
     def history(self) -> Path:
         return self.data / "history"
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shammah.assistant.answers import AnswerHandle
 from shammah.assistant.live_model import LiveModel
-from shammah.assistant.views import AnswerComparison, Choice, Notice, Status
+from shammah.assistant.views import AnswerComparison, Choice, LessonCheck, Notice, Status
 from shammah.errors import FeedbackError, ShammahError, UsageError
 from shammah.messages import Conversation, assistant, system, user
 from shammah.paths import Paths
@@ -420,6 +420,29 @@ class Assistant:
             return await compare_answers(
                 base, engine, one, two, limit=limit, system_text=self.settings.chat.system
             )
+
+    async def check_lessons(self, limit: int) -> LessonCheck:
+        """Ask the newest trained lessons again, of the adapter in use and of the base model. The
+        conversation stays as it is.
+
+        Raises:
+            FeedbackError: no lesson was trained yet.
+            ModelError: the model cannot be loaded.
+        """
+        from shammah.assistant.lesson_check import check_lessons, trained_lessons
+
+        workspace = await self.workspace()
+        lessons = await asyncio.to_thread(trained_lessons, workspace.feedback)
+        if not lessons:
+            raise FeedbackError(
+                "No lesson was trained yet.", hint="Rate or correct answers; /train status."
+            )
+        await self.ready()
+        base, engine = self._live.require()
+        name = engine.active_name
+        adapter = await asyncio.to_thread(workspace.library.get, name) if name else None
+        async with self._priority():
+            return await check_lessons(base, engine, adapter, lessons, limit)
 
     async def adapter_merge(
         self, names: Sequence[str], options: MergeOptions, *, activate: bool = False

@@ -60,7 +60,9 @@ async def compare_answers(
     from shammah.generation.params import GenerationParams
 
     lessons = lessons_of(first, second)
-    states = [await asyncio.to_thread(_ready, base, engine, adapter) for adapter in (first, second)]
+    states = [
+        await asyncio.to_thread(ready_aside, base, engine, adapter) for adapter in (first, second)
+    ]
     params = GenerationParams(max_tokens=LONGEST)
     before = (system(system_text),) if system_text.strip() else ()
     pairs: list[AnswerPair] = []
@@ -82,7 +84,12 @@ async def compare_answers(
     return AnswerComparison(len(lessons), asked, tuple(pairs))
 
 
-def _ready(base: BaseModel, engine: Engine, adapter: Adapter | None) -> AdapterState:
+def ready_aside(base: BaseModel, engine: Engine, adapter: Adapter | None) -> AdapterState:
+    """An adapter, or with None the base model, to be asked aside.
+
+    Raises:
+        AdapterInvalidError: it does not fit the model, or is broken.
+    """
     from shammah.adapters.weights import load_checked
 
     if adapter is None:

@@ -153,6 +153,35 @@ class AnswerComparison:
 
 
 @dataclass(frozen=True, slots=True)
+class LessonAnswer:
+    """What came of a lesson that was asked again. `base` is None where the base model was not asked
+    beside an adapter."""
+
+    question: str
+    aim: str
+    answer: str
+    as_taught: bool
+    base: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LessonCheck:
+    """Of `lessons` that were trained and stand `asked` were asked again, the newest ones;
+    `as_taught` were answered so, `failed` could not be answered. `adapter` None is the base model.
+    Beside an adapter `base_as_taught` is the base model's count, and `p` how likely two equal
+    models differ as much by chance (exact McNemar)."""
+
+    adapter: str | None
+    lessons: int
+    asked: int
+    failed: int
+    as_taught: int
+    base_as_taught: int | None
+    p: float | None
+    answers: tuple[LessonAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterComparison:
     """Two adapters side by side; `first` None is the base model. `answers` are None where they were
     not asked for."""

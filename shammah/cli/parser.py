@@ -73,6 +73,7 @@ def build_parser() -> Parser:
     _model(commands)
     _render(commands)
     _data(commands)
+    _eval(commands)
     doctor = _command(commands, "doctor", "check that everything is in place", "doctor:run")
     _json(doctor)
     return parser
@@ -313,12 +314,86 @@ def _data(commands: Any) -> None:
     _source(check)
 
 
-def _source(parser: Parser) -> None:
-    parser.add_argument(
-        "source",
-        help="a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .gz), a folder, a pattern, or a "
-        "data set of the Hub: owner/name, with :config and @revision where wanted",
+def _eval(commands: Any) -> None:
+    made = _command(
+        commands,
+        "eval",
+        "score the model's answers to a data set",
+        "evaluate:run",
+        description="Answers each example of a data set greedily and scores it. A table goes to "
+        "stdout, progress to stderr, and a row for each example to a folder, where a run that was "
+        "ended goes on with --resume. Ends with 1 where a --require is missed.",
     )
+    made.add_argument("--data", metavar="SOURCE", required=True, help=SOURCE)
+    _format(made)
+    made.add_argument("--skip-bad", action="store_true", help="pass over bad rows and count them")
+    made.add_argument("--limit", type=int, metavar="N", help="only so many rows")
+    made.add_argument("--shuffle", type=int, metavar="SEED", help="in the order that a seed gives")
+    made.add_argument(
+        "--scorers",
+        action="append",
+        required=True,
+        metavar="NAMES",
+        help="such as exact_match,numeric; one with parameters by itself, as regex:^yes or "
+        'JSON {"name": ...}; may be repeated. An unknown one lists them all',
+    )
+    _model_options(made)
+    made.add_argument(
+        "--adapter",
+        metavar="NAME",
+        help="answer with this adapter, or `base` for none; else with the active one",
+    )
+    made.add_argument(
+        "--against",
+        metavar="OTHER",
+        help="compare with `base`, with another adapter, or with the folder of an earlier run",
+    )
+    made.add_argument("--system", metavar="TEXT", help="a system message before each prompt")
+    made.add_argument(
+        "--max-tokens", type=int, metavar="N", default=256, help="tokens of an answer (256)"
+    )
+    made.add_argument(
+        "--temperature", type=float, metavar="T", default=0.0, help="0 (the default) is greedy"
+    )
+    made.add_argument("--seed", type=int, metavar="N", default=0, help="of drawing (0)")
+    made.add_argument(
+        "--repeat", type=int, metavar="N", default=1, help="so many runs, each with the next seed"
+    )
+    made.add_argument("--group", metavar="KEY", help="figures for each value of a metadata key")
+    made.add_argument(
+        "--pass-at", type=float, metavar="S", default=0.5, help="a score that passes (0.5)"
+    )
+    made.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="such as numeric>=0.6 or error_rate<=0.05, or a .toml file with a table [targets]; "
+        "may be repeated",
+    )
+    made.add_argument("--judge", metavar="MODEL", help="a chat model for scorers that ask one")
+    made.add_argument("--judge-url", metavar="URL", help="where it is: an OpenAI API, up to /v1")
+    made.add_argument("--flips", type=int, metavar="N", default=5, help="flips shown (5)")
+    made.add_argument("--out", metavar="FOLDER", help="where the rows go; else in the data folder")
+    made.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    made.add_argument(
+        "--retry-errors", action="store_true", help="with --resume: ask again what failed"
+    )
+    _json(made)
+
+
+SOURCE = (
+    "a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .gz), a folder, a pattern, or a "
+    "data set of the Hub: owner/name, with :config and @revision where wanted"
+)
+
+
+def _source(parser: Parser) -> None:
+    parser.add_argument("source", help=SOURCE)
+    _format(parser)
+
+
+def _format(parser: Parser) -> None:
     parser.add_argument("--split", metavar="NAME", help="such as train or test")
     parser.add_argument(
         "--format",

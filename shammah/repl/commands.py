@@ -12,6 +12,7 @@ from shammah.repl.adapter_commands import SUBCOMMANDS as ADAPTER_SUBCOMMANDS
 from shammah.repl.adapter_commands import adapters
 from shammah.repl.completion import adapter_names, model_names
 from shammah.repl.conversation_commands import clear, history, leave, retry, save, stats, system
+from shammah.repl.evaluation_commands import check
 from shammah.repl.feedback_commands import SUBCOMMANDS as FEEDBACK_SUBCOMMANDS
 from shammah.repl.feedback_commands import correct, feedback, rate
 from shammah.repl.registry import FILES, Chat, Command, Complete, find
@@ -234,6 +235,15 @@ _LIST = (
         "import FOLDER         takes an adapter in PEFT's layout",
         adapters,
         _adapters,
+    ),
+    Command(
+        "/eval",
+        "[N]",
+        "ask your lessons again: how many are answered as taught",
+        "Asks the newest N trained lessons (20 unless given) of the adapter in use and of the base "
+        "model, beside the conversation, which does not notice. Says how many are answered as "
+        "taught, word for word, and shows those that are not. shammah eval scores any data set.",
+        check,
     ),
     Command(
         "/model",
