@@ -142,11 +142,11 @@ async def _row(
         error = _error("answer", problem, index)
     seconds = time.perf_counter() - began
     if predicted is not None:
+        # Who judges an answer has to know what was asked.
+        asked = {"prompt": example.prompt[-1].text, **example.metadata}
         for scorer in scorers:
             try:
-                scores[scorer.name] = await scorer.score(
-                    predicted, expected or "", example.metadata
-                )
+                scores[scorer.name] = await scorer.score(predicted, expected or "", asked)
             except Exception as problem:
                 error = error or _error(scorer.name, problem, index)
     return EvaluationRow(
