@@ -35,8 +35,8 @@ def test_ten_corrections_are_learned_while_the_chat_goes_on(tmp_path: Path) -> N
         taught = [(question, answer.replace("`", "")) for question, answer in TEN[1:]]
         learned = sum(answer in ask(chat, question) for question, answer in taught)
         assert learned >= 8, chat.text
-        shown = chat.submit_and_wait("/eval", "as taught; the base model 0")
-        assert "answers 10 of 10 lessons as taught" in spoken(shown)
+        chat.submit("/eval")
+        chat.wait_for("answers 10 of 10 lessons as taught; the base model 0", 120)
         shown = chat.submit_and_wait("/adapters list", "lora_adapter_")
         assert "10/10" in shown
         assert chat.leave() == 0

@@ -37,8 +37,14 @@ def evaluation_report(found: Report, *, coloured: bool) -> str:
     ]
     for scorer, figures in found.totals.items():
         for name, value in figures.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                facts.append((f"{scorer} {name}", _number(value)))
+            if isinstance(value, Mapping):
+                shown = {key: each for key, each in value.items() if isinstance(each, float)}
+                if shown:
+                    text_of = ", ".join(f"{key} {each:.4f}" for key, each in shown.items())
+                    facts.append((f"{scorer} {name}", text_of))
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                shown_as = f"{value:,}" if isinstance(value, int) else _number(value)
+                facts.append((f"{scorer} {name}", shown_as))
     if found.failed:
         facts.append(("errors", f"{found.failed:,}"))
         facts += [(f"  {name}", f"{count:,}") for name, count in [*found.errors.items()][:_ERRORS]]
