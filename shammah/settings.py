@@ -18,6 +18,10 @@ DOMAIN = r"[a-z0-9][a-z0-9+#._-]{0,39}"
 """What a domain may be called: `rust`, `c++`, `web-api`."""
 
 
+LoggerName = Literal["rich", "tensorboard", "wandb", "mlflow", "neptune", "trackio"]
+"""Tools that runs can be written to; `shammah.tracking.loggers.opening` knows them."""
+
+
 class Section(BaseModel):
     """A table of the TOML file: unknown keys are errors, values do not change once read."""
 
@@ -170,6 +174,23 @@ class AdaptersSettings(Section):
     """What measures nearness: the base model's own hidden states, or a sentence encoder."""
 
 
+class TrackingSettings(Section):
+    """Where training is written down beside the run's own files."""
+
+    loggers: list[LoggerName] = []
+    project: str = Field("shammah", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    name: str = Field("", max_length=128)
+    """What a run is called there; empty is the job's own name."""
+    group: str = Field("", max_length=128)
+    tags: list[str] = []
+    run_id: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
+    """Go on with the run of this id; empty gives each job one of its own."""
+    online: bool = False
+    """Whether tools that have a server may send to it."""
+    mlflow_uri: str = ""
+    """MLflow's server or database; empty is a database in the data folder."""
+
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The defaults of the sections themselves: measured to make ten corrections stick.
     "lessons": {"lora": {}, "training": {}},
@@ -209,6 +230,7 @@ class Settings(Section):
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     adapters: AdaptersSettings = AdaptersSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -16,7 +16,7 @@ class Place(NamedTuple):
     mean: float
     least: float
     greatest: float
-    count: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ def drawn(places: Sequence[Place], width: int) -> Curve:
     return Curve(
         steps=tuple(group[-1].last_step for group in groups),
         values=tuple(
-            sum(place.mean * place.count for place in group) / sum(place.count for place in group)
+            sum(place.mean * place.number for place in group) / sum(place.number for place in group)
             for group in groups
         ),
         least=tuple(min(place.least for place in group) for group in groups),
         greatest=tuple(max(place.greatest for place in group) for group in groups),
-        exact=all(len(group) == 1 and group[0].count == 1 for group in groups),
+        exact=all(len(group) == 1 and group[0].number == 1 for group in groups),
     )

@@ -18,7 +18,7 @@ from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.errors import ShammahError, StorageError, TrainingError
 from shammah.feedback.buffer import LessonBuffer
 from shammah.feedback.exchanges import ExchangeStore
-from shammah.learning.job import Complete, Event, Failed, JobSpec, read_result
+from shammah.learning.job import Complete, Event, Failed, JobSpec, Remark, read_result
 from shammah.learning.own_answers import keep
 from shammah.learning.preparation import clear, prepare
 from shammah.learning.priority import somebody_streams, streaming
@@ -375,6 +375,8 @@ class Trainer:
             async for event in worker.events():
                 run.take(event)
                 relay(job.id, event)
+                if isinstance(event, Remark):
+                    self._on_notice("warning", event.text)
                 self._on_event(job, event)
         except RubbishError as error:
             rubbish = str(error)
