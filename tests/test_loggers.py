@@ -79,6 +79,7 @@ async def test_a_run_is_in_its_folder_and_in_the_store(run: RunIdentity) -> None
     assert (run.folder / "metrics.jsonl").stat().st_size  # at once: it survives a kill
     loggers.log_text("verdict", "It passed.")
     loggers.log_artifact(Artifact(run.folder / "x", "adapter-key-3", lineage=LINEAGE))
+    loggers.sync()  # inside a running event loop, as in the worker
     loggers.close("failed")
     assert json.loads((run.folder / "config.json").read_text()) == HPARAMS
     lines = JsonlMetrics(run.folder / "metrics.jsonl").history("loss", run="job-3")

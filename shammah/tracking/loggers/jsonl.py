@@ -3,13 +3,12 @@ can be read here."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from shammah.backends.jsonl_metrics import JsonlMetrics
-from shammah.files import write_atomic
+from shammah.files import sync, write_atomic
 from shammah.ports.metrics_store import Number
 from shammah.tracking.loggers.base import Outcome, RunIdentity, RunLogger
 
@@ -34,16 +33,12 @@ class JsonlLogger(RunLogger):
         write_atomic(self._run.folder / CONFIG, json.dumps(hparams, indent=1) + "\n")
 
     def sync(self) -> None:
-        # `flush` waits for nothing but a thread, so that a loop of its own is as good as any.
-        with_loop = asyncio.new_event_loop()
-        try:
-            with_loop.run_until_complete(self._metrics.flush())
-        finally:
-            with_loop.close()
+        sync(self._run.folder / METRICS)  # `flush` is for those who have an event loop to spare
 
     @property
     def url(self) -> str:
         return str(self._run.folder / METRICS)
 
     def close(self, outcome: Outcome = "done") -> None:
+        self.sync()
         self._metrics.close()
