@@ -12,19 +12,29 @@ import asyncio
 import contextlib
 import heapq
 import json
-import math
 import os
 import sqlite3
 import threading
 import time as clock
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
 from shammah.backends.metric_curves import Curve, Place, drawn, standing
+from shammah.backends.metric_rows import (
+    PARTS,
+    SERIES,
+    TABLES,
+    RunRecord,
+    RunStatus,
+    Summary,
+    finite,
+    number_of,
+    status_of,
+    written,
+)
 from shammah.errors import MetricsError, StorageError
 from shammah.files import private_folder, storage_error, sync
 from shammah.ports.metrics_store import MetricPoint, Number, check_metrics
@@ -37,84 +47,6 @@ WAIT_SECONDS = 10.0
 """How long a change waits for another process's."""
 PAGE = 4096
 """Rows that are read at once."""
-
-RunStatus = Literal["running", "done", "failed", "interrupted"]
-Written = int | float | str
-
-_TABLES = """
-create table if not exists runs(
-    number integer primary key, name text not null unique, began real not null,
-    touched real not null, ended real, status text not null, about text not null,
-    pid integer, pid_began real
-);
-create table if not exists series(
-    number integer primary key, run integer not null, metric text not null,
-    points integer not null, first_step integer not null, last_step integer not null,
-    first, last, least real, greatest real, total real not null, finite integer not null,
-    unique(run, metric)
-);
-create table if not exists points(
-    series integer not null, number integer not null, step integer not null, time real not null,
-    value, primary key(series, number)
-) without rowid;
-create table if not exists parts(
-    series integer not null, part integer not null, first_step integer not null,
-    last_step integer not null, least real, greatest real, total real not null,
-    finite integer not null, primary key(series, part)
-) without rowid;
-create table if not exists records(last integer not null);
-insert into records select 0 where not exists (select 1 from records);
-"""
-_MEASURED = """
-    least = coalesce(min(least, excluded.least), least, excluded.least),
-    greatest = coalesce(max(greatest, excluded.greatest), greatest, excluded.greatest),
-    total = total + excluded.total, finite = finite + excluded.finite
-"""
-_SERIES = f"""
-insert into series(run, metric, points, first_step, last_step, first, last, least, greatest, total,
-    finite) values(:run, :metric, 1, :step, :step, :value, :value, :number, :number, :sum, :finite)
-on conflict do update set points = points + 1, last_step = excluded.last_step,
-    last = excluded.last, {_MEASURED}
-returning number, points
-"""
-_PARTS = f"""
-insert into parts values(:series, :part, :step, :step, :number, :number, :sum, :finite)
-on conflict do update set last_step = excluded.last_step, {_MEASURED}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One run. `began`, `touched` (last recorded) and `ended` are seconds since 1970; `about` is
-    what was said of it when it began and since."""
-
-    name: str
-    status: RunStatus
-    began: float
-    touched: float
-    ended: float | None
-    about: Mapping[str, Any]
-
-    @property
-    def seconds(self) -> float:
-        return max(0.0, (self.ended or self.touched) - self.began)
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One metric of a run. `least`, `greatest` and `mean` are of its finite values, None where it
-    has none; `points` counts all that was recorded, a step that came again twice."""
-
-    metric: str
-    points: int
-    first_step: int
-    last_step: int
-    first: Number
-    last: Number
-    least: float | None
-    greatest: float | None
-    mean: float | None
-    finite: int
 
 
 class SqliteMetrics:
@@ -239,7 +171,7 @@ class SqliteMetrics:
         return tuple(
             RunRecord(
                 name,
-                _status(status, pid, pid_began),
+                status_of(status, pid, pid_began),
                 began,
                 touched,
                 ended,
@@ -275,8 +207,8 @@ class SqliteMetrics:
                 points=row[1],
                 first_step=row[2],
                 last_step=row[3],
-                first=_number(row[4]),
-                last=_number(row[5]),
+                first=number_of(row[4]),
+                last=number_of(row[5]),
                 least=row[6],
                 greatest=row[7],
                 mean=row[8] / row[9] if row[9] else None,
@@ -310,7 +242,7 @@ class SqliteMetrics:
         )
         records: dict[int, tuple[int, int, dict[str, Number]]] = {}
         for place, step, metric, value in rows:
-            records.setdefault(place, (place, step, {}))[2][metric] = _number(value)
+            records.setdefault(place, (place, step, {}))[2][metric] = number_of(value)
         found = list(records.values())
         # The last one may have been cut in the middle.
         return found[:-1] if len(rows) == PAGE * 8 else found
@@ -355,17 +287,17 @@ class SqliteMetrics:
         owner = self._run(database, run, time)
         ((record,),) = database.execute("update records set last = last + 1 returning last")
         for metric, value in metrics.items():
-            number = _finite(value)
+            number = finite(value)
             values: dict[str, Any] = {
-                "run": owner, "metric": metric, "step": step, "value": _written(value),
+                "run": owner, "metric": metric, "step": step, "value": written(value),
                 "number": number, "sum": number or 0.0, "finite": int(number is not None),
             }  # fmt: skip
-            ((series, points),) = database.execute(_SERIES, values)
+            ((series, points),) = database.execute(SERIES, values)
             database.execute(
                 "insert into points values(?, ?, ?, ?, ?)",
                 (series, record, step, time, values["value"]),
             )
-            database.execute(_PARTS, {**values, "series": series, "part": (points - 1) // PART})
+            database.execute(PARTS, {**values, "series": series, "part": (points - 1) // PART})
 
     def _run(self, database: sqlite3.Connection, name: str, time: float) -> int:
         ((number,),) = database.execute(
@@ -383,7 +315,7 @@ class SqliteMetrics:
             (series, last, PAGE),
         ):
             for number, step, time, value in rows:
-                yield (number, series), MetricPoint(run, step, time, _number(value))
+                yield (number, series), MetricPoint(run, step, time, number_of(value))
             last = rows[-1][0]
 
     def _places(self, series: int, *, all_of_them: bool) -> list[Place]:
@@ -393,7 +325,7 @@ class SqliteMetrics:
             places = [
                 Place(step, step, number, number, number, 1)
                 for step, value in self._read(question, (series,))
-                if (number := _finite(_number(value))) is not None
+                if (number := finite(number_of(value))) is not None
             ]
         else:
             question = (
@@ -437,7 +369,7 @@ class SqliteMetrics:
                 )
             if version == 0:
                 database.executescript(
-                    f"begin immediate;{_TABLES}pragma user_version={FORMAT};commit"
+                    f"begin immediate;{TABLES}pragma user_version={FORMAT};commit"
                 )
         except BaseException:
             database.close()
@@ -459,37 +391,3 @@ class SqliteMetrics:
 
 def _some(points: Iterator[Any]) -> list[Any]:
     return [point for point, _ in zip(points, range(PAGE), strict=False)]
-
-
-def _written(value: Number) -> Written:
-    """As SQLite can keep it: it has no NaN and no -0.0, and its integers have 64 bits."""
-    if isinstance(value, int):
-        return value if -(1 << 63) <= value < 1 << 63 else str(value)
-    return (
-        str(value) if math.isnan(value) or (value == 0 and math.copysign(1, value) < 0) else value
-    )
-
-
-def _number(value: Written) -> Number:
-    if isinstance(value, str):
-        return float(value) if value in ("nan", "-0.0") else int(value)
-    return value
-
-
-def _finite(value: Number) -> float | None:
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _status(status: RunStatus, pid: int | None, began: float | None) -> RunStatus:
-    """A run whose process died in the middle is one that was interrupted."""
-    if status != "running" or pid is None:
-        return status
-    try:
-        alive = psutil.Process(pid).create_time() == began
-    except psutil.Error:
-        alive = False
-    return "running" if alive else "interrupted"

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from shammah.backends.metric_curves import Curve
-from shammah.backends.sqlite_metrics import RunRecord, SqliteMetrics, Summary
+from shammah.backends.metric_rows import RunRecord, Summary
+from shammah.backends.sqlite_metrics import SqliteMetrics
 from shammah.cli.context import paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import UsageError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shammah.backends.metric_curves import Curve
-from shammah.backends.sqlite_metrics import RunRecord, SqliteMetrics
+from shammah.backends.metric_rows import RunRecord
+from shammah.backends.sqlite_metrics import SqliteMetrics
 from shammah.errors import MetricsError, UsageError
 
 

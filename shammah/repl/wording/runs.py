@@ -12,7 +12,7 @@ from shammah.tracking.plot import number_text, plot, spark
 
 if TYPE_CHECKING:
     from shammah.backends.metric_curves import Curve
-    from shammah.backends.sqlite_metrics import RunRecord, Summary
+    from shammah.backends.metric_rows import RunRecord, Summary
 
 DRAWN = ("loss", "learning_rate")
 """What is drawn of a run unless something else is asked for."""
