@@ -88,6 +88,8 @@ class WandbLogger(RunLogger):
 
     def close(self, outcome: Outcome = "done") -> None:
         self._run.finish(exit_code=EXIT_CODES[outcome])
+        # The client's own process may still be writing the file, and must not be left behind.
+        wandb.teardown(EXIT_CODES[outcome])
 
 
 def _logged_in() -> bool:
