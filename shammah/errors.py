@@ -167,6 +167,13 @@ class MetricsError(PortError):
     port = "MetricsStore"
 
 
+class TrackingError(ShammahError, RuntimeError):
+    """Raised when a tool that keeps runs cannot be written to: a package, a key or a server is
+    missing. Training goes on without it."""
+
+    exit_code = 1
+
+
 class RegistryError(PortError):
     """Raised when a model is not registered, or cannot be."""
 

@@ -18,6 +18,10 @@ DOMAIN = r"[a-z0-9][a-z0-9+#._-]{0,39}"
 """What a domain may be called: `rust`, `c++`, `web-api`."""
 
 
+LoggerName = Literal["rich", "tensorboard", "wandb", "mlflow", "neptune", "trackio"]
+"""Tools that runs can be written to; `shammah.tracking.loggers.opening` knows them."""
+
+
 class Section(BaseModel):
     """A table of the TOML file: unknown keys are errors, values do not change once read."""
 
@@ -110,7 +114,7 @@ class TrainingSettings(Section):
     is."""
     rephrasings: int = Field(12, ge=0, le=20)
     """Other wordings of each lesson's question, made by rules, that are learned with it."""
-    near_misses: int = Field(2, ge=0, le=10)
+    near_misses: int = Field(1, ge=0, le=10)
     """Questions that look like a lesson's and ask something else, made by rules, whose answers are
     kept as they are."""
     warmup_steps: int = Field(3, ge=0)
@@ -133,7 +137,7 @@ class TrainingSettings(Section):
     nothing so."""
     stop_when_learned: bool = True
     """End as soon as every lesson is answered as taught (greedy decoding)."""
-    patience: int = Field(40, ge=0)
+    patience: int = Field(15, ge=0)
     """Where it ends when learned, end too after so many steps in which no further wording was; 0
     goes on until the epochs are over."""
     mode: Literal["continue", "delta", "fresh"] = "continue"
@@ -171,6 +175,23 @@ class AdaptersSettings(Section):
     """How near, as a cosine."""
     embedding: str = Field("base", min_length=1)
     """What measures nearness: the base model's own hidden states, or a sentence encoder."""
+
+
+class TrackingSettings(Section):
+    """Where training is written down beside the run's own files."""
+
+    loggers: list[LoggerName] = []
+    project: str = Field("shammah", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    name: str = Field("", max_length=128)
+    """What a run is called there; empty is the job's own name."""
+    group: str = Field("", max_length=128)
+    tags: list[str] = []
+    run_id: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
+    """Go on with the run of this id; empty gives each job one of its own."""
+    online: bool = False
+    """Whether tools that have a server may send to it."""
+    mlflow_uri: str = ""
+    """MLflow's server or database; empty is a database in the data folder."""
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -213,6 +234,7 @@ class Settings(Section):
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     adapters: AdaptersSettings = AdaptersSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="before")
     @classmethod

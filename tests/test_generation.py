@@ -32,6 +32,7 @@ from shammah.models.load import BaseModel, load_base_model
 from shammah.renderers.detokenize import Detokenizer
 from shammah.renderers.registry import renderer_for
 from shammah.settings import GenerationSettings, ModelSettings
+from shammah.tracking import telemetry
 
 GREEDY = GenerationParams(max_tokens=24)
 WHOLE = GenerationParams(max_tokens=200)
@@ -91,6 +92,15 @@ def test_every_architecture_answers_as_without_cache_with_and_without_adapter(
     engine.activate(None, None)
     again = engine.generate(LONG, GREEDY)
     assert (again.text, again.adapter, again.generation) == (plain.text, None, 2)
+
+
+def test_every_answer_is_told_with_its_figures(embedded: Engine) -> None:
+    told: list[Any] = []
+    with telemetry.attached("test", ["generation.complete"], lambda *event: told.append(event)):
+        answer = embedded.generate((user("What is your name?"),), GREEDY)
+    ((_, figures, about),) = told
+    assert (figures["tokens"], figures["seconds"]) == (answer.tokens, answer.seconds)
+    assert about == {"adapter": None, "reason": answer.stop_reason}
 
 
 def test_greedy_tokens_equal_transformers_generate(embedded: Engine) -> None:

@@ -28,6 +28,7 @@ from shammah.messages import user
 from shammah.paths import Paths
 from shammah.settings import FeedbackSettings, Settings, TrainingSettings
 from shammah.storage.database import Database
+from shammah.tracking import telemetry
 
 STAND_IN = Path(__file__).parent / "stand_in_worker.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -106,9 +107,18 @@ async def test_the_threshold_trains_publishes_activates_and_tells(
     await chat.trainer.start()
     states = set()
     chat.trainer._on_change = lambda: states.add(chat.trainer.status().state)
-    chat.teach()
-    job = await chat.ended()
+    told: list[tuple[str, dict[str, object]]] = []
+    with telemetry.attached(
+        "test", telemetry.NAMES, lambda name, _, about: told.append((name, dict(about)))
+    ):
+        chat.teach()
+        job = await chat.ended()
     assert (job.status, job.learned) == ("done", 3)
+    events = [name for name, _ in told]
+    assert events[:4] == [*["feedback.recorded"] * 3, "training.step"]
+    assert ("training.complete", {"job": job.id}) in told
+    assert events[-2:] == ["adapter.published", "adapter.activated"]
+    assert told[-1][1]["adapter"] == job.adapter
     (adapter,) = chat.library.list()
     assert job.adapter == adapter.name == chat.library.active(job.base_fingerprint)
     metadata = adapter.require_metadata()

@@ -33,6 +33,7 @@ from shammah.learning.process import COMMAND
 from shammah.messages import assistant, user
 from shammah.renderers.registry import renderer_for
 from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSettings
+from shammah.tracking.loggers.store import open_store
 from shammah.training.datums import datum
 from shammah.training.local_client import LocalTrainingClient
 
@@ -91,6 +92,17 @@ async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
     losses = [point async for point in metrics.history("loss", run=f"job-{taught.id}")]
     assert {point.step for point in losses} == set(range(1, losses[-1].step + 1))
     assert not (taught.folder / "checkpoint").exists()
+    store = open_store(tmp_path)
+    record = store.get(f"job-{taught.id}")
+    summaries = {one.metric: one for one in store.summaries(record.name)}
+    store.close()
+    assert record.status == "done" and record.about["hparams"]["lora"]["rank"] == 16
+    assert summaries["loss"].points == losses[-1].step
+    assert {"eval/loss", "eval/anchor_loss", "checkpoint/seconds"} <= set(summaries)
+    (artifact,) = record.about["artifacts"].values()
+    assert artifact["sha256"] == adapter.require_metadata().sha256
+    about = (taught.folder / "config.json").read_text() + str(record)
+    assert not any(word in about for lesson in LESSONS for word in lesson)
     await chat.close()
 
     renderer = renderer_for(embedded_model.tokenizer, embedded_model.stop_tokens)

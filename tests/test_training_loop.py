@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from shammah.ports.datum import Datum, ModelInput
 from shammah.ports.sampling_client import SamplingParams
 from shammah.renderers.registry import renderer_for
 from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSettings
+from shammah.tracking import telemetry
 from shammah.training.batches import LessonBatches
 from shammah.training.checkpoint import latest_checkpoint
 from shammah.training.datums import datum, from_tokens
@@ -309,6 +310,31 @@ async def test_checkpoints_replace_one_another(tmp_path: Path) -> None:
     assert checkpoint_step(folder) == saved[-1]
     with pytest.raises(TrainingError, match="other lessons or settings"):
         await run(tmp_path / "model", folder, learning_rate=0.5)
+
+
+async def test_telemetry_tells_of_every_step_and_of_the_end(tmp_path: Path) -> None:
+    told: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
+    names = [name for name in telemetry.NAMES if name.startswith("training.")]
+
+    def listen(name: str, measured: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        told.append((name, dict(measured), dict(about)))
+
+    losses: list[float] = []
+    folder = tmp_path / "checkpoint"
+    with telemetry.attached("test", names, listen):
+        result = await run(tmp_path / "model", folder, losses=losses)
+        count = Counter(name for name, _, _ in told)
+        with pytest.raises(TrainingError):
+            await run(tmp_path / "model", folder, learning_rate=0.5)
+    assert [measured["loss"] for name, measured, _ in told if name == "training.step"] == losses
+    assert count == {
+        "training.start": 1, "training.step": result.steps, "training.progress": result.steps,
+        "training.epoch": 4, "training.checkpoint": result.steps // 2, "training.eval": 1,
+        "training.complete": 1,
+    }  # fmt: skip
+    first, last = told[0], told[sum(count.values()) - 1]
+    assert first[0] == "training.start" and first[1]["step"] == 0 and first[1]["lessons"] == 7
+    assert last[1]["steps"] == result.steps and last[2] == {"stopped": False}
 
 
 async def test_steps_are_bounded_and_accumulated(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from shammah.files import write_atomic
 from shammah.settings import domain_name
 from shammah.signs import sign, signs
 from shammah.storage.database import Database
+from shammah.tracking.telemetry import emit
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PINS = ".in-use"
@@ -169,7 +170,17 @@ class AdapterLibrary:
                 }
             )
             self._files.finish(stem, complete.to_json())
-        return self._open(stem)
+        adapter = self._open(stem)
+        emit(
+            "adapter.published",
+            {
+                "bytes": adapter.size,
+                "tensors": len(header.tensors),
+                "parameters": header.parameters,
+            },
+            {"adapter": stem, "origin": metadata.origin, "parent": metadata.parent},
+        )
+        return adapter
 
     def activate(self, fingerprint: str, name: str | None) -> None:
         """Make an adapter the active one of a base model (None: the base model answers alone).
@@ -180,6 +191,7 @@ class AdapterLibrary:
         """
         if name is None:
             self._activations.activate(fingerprint, None)
+            emit("adapter.activated", metadata={"adapter": None, "base": fingerprint})
             return
         stem = self._stem(name)
 
@@ -192,6 +204,7 @@ class AdapterLibrary:
                 )
 
         self._activations.activate(fingerprint, stem, check)
+        emit("adapter.activated", metadata={"adapter": stem, "base": fingerprint})
 
     def rollback(self, fingerprint: str) -> str | None:
         """Go back to what was active before; its name, None for the base model.
@@ -201,7 +214,9 @@ class AdapterLibrary:
         Raises:
             AdapterError: nothing was active before.
         """
-        return self._activations.rollback(fingerprint, self._usable)
+        name = self._activations.rollback(fingerprint, self._usable)
+        emit("adapter.activated", metadata={"adapter": name, "base": fingerprint})
+        return name
 
     def rename(self, old: str, new: str) -> Adapter:
         """Give an adapter another name, also in what is stored: where it is active it stays so.

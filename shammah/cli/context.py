@@ -102,8 +102,13 @@ def log_file() -> Path:
 
 
 @contextlib.contextmanager
-def open_workspace(options: Namespace) -> Iterator[Workspace]:
+def open_workspace(
+    options: Namespace, changes: dict[str, Any] | None = None
+) -> Iterator[Workspace]:
     """The stores, for commands that need no model.
+
+    Args:
+        changes: settings that the command line gives, as `settings_of` takes them.
 
     Raises:
         ConfigError: the settings are not valid.
@@ -111,7 +116,7 @@ def open_workspace(options: Namespace) -> Iterator[Workspace]:
     """
     paths = paths_of(options)
     start_log(paths)
-    settings = settings_of(paths)
+    settings = settings_of(paths, changes)
     from shammah.assistant.workspace import Workspace
 
     workspace = Workspace(settings, paths)

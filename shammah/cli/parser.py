@@ -68,6 +68,7 @@ def build_parser() -> Parser:
     _ask(commands)
     _train(commands)
     _adapters(commands)
+    _runs(commands)
     _feedback(commands)
     _config(commands)
     _model(commands)
@@ -157,6 +158,19 @@ def _train(commands: Any) -> None:
     now.add_argument(
         "--domain", metavar="NAME", help="what its adapter is for, instead of training.domain"
     )
+    now.add_argument(
+        "--logger",
+        action="append",
+        metavar="NAME",
+        help="write it to this tool too, instead of tracking.loggers: rich (with --wait), "
+        "tensorboard, wandb, mlflow, neptune, trackio; may be repeated; `none` is none of them",
+    )
+    now.add_argument("--run-name", metavar="NAME", help="what the run is called there")
+    now.add_argument("--run-group", metavar="NAME", help="the group it belongs to there")
+    now.add_argument("--run-id", metavar="ID", help="go on with the run of this id there")
+    now.add_argument(
+        "--tag", action="append", metavar="WORD", help="to find it by; may be repeated"
+    )
     _action(actions, "plan", "what the next job would do", "train:plan")
     _action(actions, "cancel", "end the running job; its lessons stay", "train:cancel")
     _action(actions, "queue", "list all jobs", "train:queue")
@@ -233,6 +247,32 @@ def _adapters(commands: Any) -> None:
     )
     take = _action(actions, "import", "take one in PEFT's layout", "adapters:take")
     take.add_argument("folder")
+
+
+def _runs(commands: Any) -> None:
+    runs = _command(commands, "runs", "what training measured", "runs:list_all")
+    _json(runs)
+    actions = runs.add_subparsers(metavar="action")
+    _action(actions, "list", "every run, the newest first (the default)", "runs:list_all")
+    one = "job-3, 3, its name or its id; the newest if not given"
+    show = _action(actions, "show", "one run: settings, metrics, how they went", "runs:show")
+    show.add_argument("name", nargs="?", metavar="run", help=one)
+    compare = _action(actions, "compare", "runs side by side", "runs:compare")
+    compare.add_argument("names", nargs="+", metavar="run", help="two or more")
+    plot = _action(actions, "plot", "draw loss and learning rate here", "runs:draw")
+    plot.add_argument("name", nargs="?", metavar="run", help=one)
+    plot.add_argument(
+        "--metric", action="append", metavar="NAME", help="draw this instead; may be repeated"
+    )
+    plot.add_argument("--width", type=int, metavar="N", help="columns; else those of the terminal")
+    tail = _action(actions, "tail", "the last steps of a run", "runs:tail")
+    tail.add_argument("name", nargs="?", metavar="run", help=one)
+    tail.add_argument("-n", "--lines", type=int, metavar="N", default=10, help="so many (10)")
+    tail.add_argument(
+        "-f", "--follow", action="store_true", help="go on with what is measured, to the run's end"
+    )
+    delete = _action(actions, "delete", "forget what runs measured", "runs:delete")
+    delete.add_argument("names", nargs="+", metavar="run")
 
 
 def _feedback(commands: Any) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shammah.assistant import Assistant, Notice
 from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import TrainingError, UsageError
 from shammah.repl import wording
-from shammah.repl.text import columns, pairs
+from shammah.repl.text import columns, pairs, unicode_output
 from shammah.repl.toolbar import training_progress
 
 if TYPE_CHECKING:
@@ -22,16 +23,25 @@ if TYPE_CHECKING:
     from shammah.learning.supervisor import Trainer
 
 LOOK_SECONDS = 0.2
+SHOWN = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "epoch", "learned")
+"""What the table of a run shows."""
 
 
 def now(options: Namespace) -> int:
     domain = _domain(options.domain)
+    changes = _tracking(options)
     if options.wait:
-        return asyncio.run(
-            _run_here(options, lambda trainer: trainer.request("now", join=True, domain=domain))
-        )
-    with open_workspace(options) as workspace:
+
+        async def ask(trainer: Trainer) -> Job:
+            job = await trainer.request("now", join=True, domain=domain)
+            return _written(job, options, changes)
+
+        return asyncio.run(_run_here(options, ask, changes))
+    if changes.get("tracking.loggers") and "rich" in changes["tracking.loggers"]:
+        raise UsageError("The logger rich shows a table here: it needs --wait.")
+    with open_workspace(options, changes) as workspace:
         job = workspace.queue.enqueue(workspace.settings, reason="now", domain=domain)
+        _written(job, options, changes)
     return _report(options, job, "The next chat runs it, or `shammah train now --wait`.")
 
 
@@ -119,12 +129,18 @@ async def _resumed(trainer: Trainer) -> Job:
     return await trainer.resume(held.id)
 
 
-async def _run_here(options: Namespace, ask: Callable[[Trainer], Awaitable[Job]]) -> int:
+async def _run_here(
+    options: Namespace,
+    ask: Callable[[Trainer], Awaitable[Job]],
+    changes: dict[str, Any] | None = None,
+) -> int:
     """Get a job from the trainer, run it in this process, and report its end."""
-    assistant = _assistant(options)
+    assistant = _assistant(options, changes)
     try:
         trainer = await assistant.trainer()
-        job = await _watch(trainer, await ask(trainer))
+        job = await ask(trainer)
+        with _table(job, "rich" in assistant.settings.tracking.loggers) as shown:
+            job = await _watch(trainer, job, live=sys.stderr.isatty() and not shown)
     except asyncio.CancelledError:
         tell("Interrupted. `shammah train resume --wait` goes on, and so does the next chat.")
         raise
@@ -139,10 +155,35 @@ async def _run_here(options: Namespace, ask: Callable[[Trainer], Awaitable[Job]]
     return 0
 
 
-async def _watch(trainer: Trainer, job: Job) -> Job:
-    """Wait for a job's end, with its progress on one line where stderr is a terminal."""
+@contextmanager
+def _table(job: Job, wanted: bool) -> Iterator[bool]:
+    """A table of the run on stderr while inside, if it is wanted."""
+    if not wanted:
+        yield False
+        return
+    from rich.console import Console
+
+    from shammah.tracking.loggers.live import LiveLogger
+    from shammah.tracking.telemetry import attached
+
+    console = Console(stderr=True, no_color=not coloured(sys.stderr) or None)
+    logger = LiveLogger(f"training job {job.id}", console, blocks=unicode_output(sys.stderr))
+
+    def show(name: str, measured: Mapping[str, int | float], about: Mapping[str, Any]) -> None:
+        if about.get("job") == job.id:
+            figures = {key: value for key, value in measured.items() if key in SHOWN}
+            logger.log_metrics(figures, int(measured["step"]))
+
+    try:
+        with attached("table", ["training.step", "training.progress"], show):
+            yield True
+    finally:
+        logger.close()
+
+
+async def _watch(trainer: Trainer, job: Job, *, live: bool) -> Job:
+    """Wait for a job's end, with its progress on one line where that is wanted."""
     waiting = asyncio.create_task(trainer.wait(job.id))
-    live = sys.stderr.isatty()
     while not waiting.done():
         if live:
             line = training_progress(trainer.status())[: columns() - 1]
@@ -170,10 +211,46 @@ def _domain(given: str | None) -> str | None:
         raise UsageError(str(error)) from error
 
 
-def _assistant(options: Namespace) -> Assistant:
+def _tracking(options: Namespace) -> dict[str, Any]:
+    """The settings that `--logger`, `--run-name`, `--run-group`, `--run-id` and `--tag` stand
+    for."""
+    loggers = options.logger
+    if loggers is not None and "none" in loggers:
+        if len(loggers) > 1:
+            raise UsageError("--logger none leaves no room for another one.")
+        loggers = []
+    changes = {
+        "tracking.loggers": loggers,
+        "tracking.name": options.run_name,
+        "tracking.group": options.run_group,
+        "tracking.run_id": options.run_id,
+        "tracking.tags": options.tag,
+    }
+    return {key: value for key, value in changes.items() if value is not None}
+
+
+def _written(job: Job, options: Namespace, changes: dict[str, Any]) -> Job:
+    """The job, if it is written down as the options say: it may have been queued before.
+
+    Raises:
+        TrainingError: it is written down otherwise.
+    """
+    if changes:
+        from shammah.learning.job import JobSpec
+
+        wanted = settings_of(paths_of(options), changes).tracking
+        if JobSpec.read(job.folder).tracking != wanted:
+            raise TrainingError(
+                f"Training job {job.id} is {job.status} already, with other loggers.",
+                hint="Leave these options out to wait for it, or `shammah train cancel` first.",
+            )
+    return job
+
+
+def _assistant(options: Namespace, changes: dict[str, Any] | None = None) -> Assistant:
     paths = paths_of(options)
     start_log(paths)
-    return Assistant(settings_of(paths), paths, train=False, on_notice=_notice)
+    return Assistant(settings_of(paths, changes), paths, train=False, on_notice=_notice)
 
 
 def _notice(notice: Notice) -> None:

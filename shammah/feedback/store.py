@@ -29,6 +29,7 @@ from shammah.feedback.rows import feedback_of, record, settle, snapshot, take_ba
 from shammah.feedback.secrets import find_secrets
 from shammah.messages import Conversation, to_dicts
 from shammah.storage.schema import ExchangeRow, FeedbackRow
+from shammah.tracking.telemetry import emit
 
 __all__ = ["BufferState", "Draft", "Feedback", "FeedbackStore", "Rating", "Recorded"]
 
@@ -101,7 +102,9 @@ class FeedbackStore(LessonBuffer):
             settle(row)
             dropped = self._drop_excess(session)
             record(session, [("replace" if earlier else "rate", row, before)], dropped, now)
-            return _recorded(row, earlier, dropped, self._state(session), cut=exchange.cut)
+            recorded = _recorded(row, earlier, dropped, self._state(session), cut=exchange.cut)
+        _tell([recorded])
+        return recorded
 
     def add(
         self,
@@ -140,7 +143,9 @@ class FeedbackStore(LessonBuffer):
             dropped = self._drop_excess(session)
             record(session, [("add", row, None) for row in rows], dropped, now)
             state = self._state(session)
-            return [_recorded(row, None, dropped if row is rows[-1] else [], state) for row in rows]
+            told = [_recorded(row, None, dropped if row is rows[-1] else [], state) for row in rows]
+        _tell(told)
+        return told
 
     def edit(
         self,
@@ -345,6 +350,20 @@ def _recorded(
     return Recorded(
         feedback, earlier, tuple(feedback_of(other) for other in dropped), state, warnings
     )
+
+
+def _tell(recorded: Sequence[Recorded]) -> None:
+    """The telemetry of what was stored: figures and the rating, no word of any conversation."""
+    for one in recorded:
+        emit(
+            "feedback.recorded",
+            {
+                "feedback": one.feedback.id,
+                "weight": one.feedback.weight,
+                "count": one.buffer.count,
+            },
+            {"rating": one.feedback.rating, "replaced": one.replaced is not None},
+        )
 
 
 def _check_rating(rating: str) -> None:

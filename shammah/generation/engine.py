@@ -28,6 +28,7 @@ from shammah.messages import Conversation, TextPart, ToolCall
 from shammah.models.load import BaseModel
 from shammah.renderers.base import Renderer
 from shammah.renderers.parsing import STRAY, Delta, Problem
+from shammah.tracking.telemetry import emit
 
 log = logging.getLogger("shammah")
 
@@ -264,7 +265,7 @@ class Engine:
         seconds = time.perf_counter() - started
         first_seconds = (first or time.perf_counter()) - started
         rest = seconds - first_seconds
-        return Answer(
+        answer = Answer(
             text=text.text,
             thinking=text.thinking,
             tokens=count,
@@ -279,6 +280,19 @@ class Engine:
             generation=state.generation,
             seed=seed if params.temperature > 0 else None,
         )
+        emit(
+            "generation.complete",
+            {
+                "tokens": answer.tokens,
+                "prompt_tokens": answer.prompt_tokens,
+                "reused_tokens": answer.reused_tokens,
+                "seconds": answer.seconds,
+                "first_token_seconds": answer.first_token_seconds,
+                "tokens_per_second": answer.tokens_per_second,
+            },
+            {"adapter": answer.adapter, "reason": answer.stop_reason},
+        )
+        return answer
 
 
 class _AnswerText:

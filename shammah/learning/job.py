@@ -18,14 +18,13 @@ from shammah.errors import TrainingError
 from shammah.files import write_atomic
 from shammah.learning.gate import Figures, GateReport
 from shammah.learning.lessons import Lesson
-from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
+from shammah.settings import LoraSettings, ModelSettings, TrackingSettings, TrainingSettings
 
 FORMAT: Literal[1] = 1
 SPEC = "job.json"
 EVENTS = "events.jsonl"
-METRICS = "metrics.jsonl"
 MEASURED = ("epoch", "loss", "learning_rate", "grad_norm", "learned", "tokens_per_second")
-"""What is kept of each step in `metrics.jsonl`."""
+"""What is logged of each step."""
 RESULT = "result.json"
 STDERR = "stderr.log"
 WEIGHTS = "adapter.safetensors"
@@ -84,6 +83,7 @@ class JobSpec(Record):
     """The base model that the job is meant for; the worker refuses another one."""
     lora: LoraSettings
     training: TrainingSettings
+    tracking: TrackingSettings = TrackingSettings()
     lessons: tuple[Lesson, ...] = Field(min_length=1)
     standing: tuple[Lesson, ...] = ()
     """Earlier lessons that are taught anew together with the job's own."""
@@ -97,6 +97,17 @@ class JobSpec(Record):
     that a resumed job goes on exactly as it began."""
     notes: tuple[str, ...] = ()
     """What was decided on the way and may surprise, in sentences for the user."""
+
+    @property
+    def run_name(self) -> str:
+        """What the run of this job is called in the data folder."""
+        return f"job-{self.id}"
+
+    @property
+    def run_key(self) -> str:
+        """What tools know the run by, among those of other data folders; the same when it goes
+        on."""
+        return self.tracking.run_id or f"{self.run_name}-{self.created_at:%Y%m%d%H%M%S}"
 
     @property
     def taught(self) -> tuple[Lesson, ...]:
@@ -222,6 +233,13 @@ class Checkpoint(Happening):
     step: int
 
 
+class Remark(Happening):
+    """Something the user should read, such as a logger that could not be opened."""
+
+    event: Literal["remark"] = "remark"
+    text: str
+
+
 class Complete(Happening):
     """Training ended and the adapter is written. The same object is `result.json`."""
 
@@ -275,7 +293,7 @@ class Failed(Happening):
     """The last step that a checkpoint holds; 0 if there is none."""
 
 
-Event = Alive | Start | Progress | Checkpoint | Complete | Failed
+Event = Alive | Start | Progress | Checkpoint | Remark | Complete | Failed
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 

@@ -21,12 +21,13 @@ from shammah.errors import ModelError, TrainingError
 from shammah.feedback.buffer import LessonBuffer
 from shammah.feedback.records import Feedback
 from shammah.files import private_folder
-from shammah.learning.job import EVENTS, METRICS, RESULT, Complete, JobSpec, now
+from shammah.learning.job import EVENTS, RESULT, Complete, JobSpec, now
 from shammah.learning.lessons import Lesson, lessons_from
 from shammah.paths import Paths
 from shammah.settings import Settings
 from shammah.storage.database import Database
 from shammah.storage.schema import FeedbackRow, JobRow
+from shammah.tracking.loggers.jsonl import CONFIG, METRICS
 
 JobStatus = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 ENDED: tuple[JobStatus, ...] = ("done", "failed", "cancelled", "interrupted")
@@ -346,7 +347,7 @@ class JobQueue:
         # was rolled back is written over by the next job, which gets the same number.
         job = self._job(row)
         private_folder(job.folder)
-        for leftover in (EVENTS, METRICS, RESULT, CANCEL):
+        for leftover in (EVENTS, METRICS, CONFIG, RESULT, CANCEL):
             (job.folder / leftover).unlink(missing_ok=True)
         JobSpec(
             id=row.id,
@@ -356,6 +357,7 @@ class JobQueue:
             fingerprint=fingerprint or None,
             lora=settings.lora,
             training=settings.training,
+            tracking=settings.tracking,
             routing=settings.adapters.routing,
             lessons=lessons_from(taken),
         ).write(job.folder)

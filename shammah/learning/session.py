@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import torch
 
-from shammah.backends.jsonl_metrics import JsonlMetrics
 from shammah.errors import TrainingError
 from shammah.files import write_atomic
 from shammah.learning.clock import RunningClock
@@ -32,8 +31,6 @@ from shammah.learning.gate import GateReport, judge
 from shammah.learning.job import (
     BEFORE,
     CHECKPOINT,
-    MEASURED,
-    METRICS,
     RESULT,
     WEIGHTS,
     Before,
@@ -45,13 +42,16 @@ from shammah.learning.job import (
     LessonOutcome,
     LoraRecord,
     Progress,
+    Remark,
     Start,
     event_line,
 )
 from shammah.learning.material import Material
 from shammah.learning.measures import surprises
+from shammah.learning.record import RunLog, evaluated, run_log
 from shammah.models.load import BaseModel, load_base_model
 from shammah.renderers.registry import renderer_for
+from shammah.tracking.telemetry import span
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.schedule import rate_for_width
 from shammah.training.supervised import SupervisedResult, checkpoint_step, train_supervised
@@ -77,8 +77,19 @@ def run_job(
     Raises:
         ShammahError: the job, the model or the lessons cannot be used, or the loss diverged.
     """
-    began = time.monotonic()
     spec = JobSpec.read(folder)
+    with span("workflow", "job", {"job": spec.id}):
+        return _run(spec, folder, threads, signals, tell)
+
+
+def _run(
+    spec: JobSpec,
+    folder: Path,
+    threads: int,
+    signals: StopSignal,
+    tell: Callable[[Event], None],
+) -> Failed | None:
+    began = time.monotonic()
     base = load_base_model(spec.model)
     if spec.fingerprint is not None and base.fingerprint != spec.fingerprint:
         raise TrainingError(
@@ -106,11 +117,17 @@ def run_job(
 
     async def work() -> Failed | None:
         held = await curriculum(client, rendered, anchors, base.stop_tokens)
-        metrics = JsonlMetrics(folder / METRICS)
-        job = _Work(folder, spec, base, client, held, signals, tell, metrics)
-        tell(job.start(loaded))
-        signals.setting_up = False
-        return await job.train()
+        resumed = checkpoint_step(folder / CHECKPOINT)
+        with run_log(spec, folder, resumed, lambda text: tell(Remark(text=text))) as log:
+            job = _Work(folder, spec, base, client, held, signals, tell, log)
+            start = job.start(loaded, resumed)
+            log.begin(spec, start)
+            tell(start)
+            signals.setting_up = False
+            failed = await job.train()
+            if failed is not None:
+                log.outcome = "interrupted"
+            return failed
 
     return asyncio.run(work())
 
@@ -126,13 +143,13 @@ class _Work:
     curriculum: Curriculum
     signals: StopSignal
     tell: Callable[[Event], None]
-    metrics: JsonlMetrics
+    log: RunLog
 
     @property
     def lessons(self) -> Material:
         return self.curriculum.lessons
 
-    def start(self, seconds: float) -> Start:
+    def start(self, seconds: float, resumed: int) -> Start:
         return Start(
             model=self.base.name,
             fingerprint=self.base.fingerprint,
@@ -141,40 +158,45 @@ class _Work:
             lessons=len(self.lessons.lessons),
             replay=len(self.spec.replay),
             parent=self.spec.parent.name if self.spec.parent else None,
-            resumed_step=checkpoint_step(self.folder / CHECKPOINT),
+            resumed_step=resumed,
             threads=torch.get_num_threads(),
             load_seconds=seconds,
         )
 
     async def train(self) -> Failed | None:
-        before = await self.before()
-        result = await train_supervised(
-            self.client,
-            self.lessons.examples,
-            self.lessons.weights,
-            self.curriculum.replay,
-            self.spec.training,
-            kept=self.curriculum.probes.earlier.datums,
-            on_event=self.on_event,
-            should_stop=lambda: self.signals.stop,
-            checkpoint=self.folder / CHECKPOINT,
-            clock=RunningClock(),
-        )
-        await self.metrics.flush()
+        with span("stage", "before"):
+            before = await self.before()
+        with span("stage", "train"):
+            result = await train_supervised(
+                self.client,
+                self.lessons.examples,
+                self.lessons.weights,
+                self.curriculum.replay,
+                self.spec.training,
+                kept=self.curriculum.probes.earlier.datums,
+                on_event=self.on_event,
+                should_stop=lambda: self.signals.stop,
+                checkpoint=self.folder / CHECKPOINT,
+                clock=RunningClock(),
+            )
         if result.stopped:
             return Failed(kind="interrupted", message="It was told to end.", step=result.steps)
         await self.client.save_weights(self.folder / WEIGHTS)
         learned = self.lessons.learned(result.learned)
+        with span("stage", "after"):
+            after = await self.curriculum.probes.figures(self.client)
+        evaluated(result.steps, after)
         report = judge(
             self.lessons.lessons,
             learned,
             before.surprises,
             before.gibberish,
             before.figures,
-            await self.curriculum.probes.figures(self.client),
+            after,
         )
         complete = self.complete(result, report)
         write_atomic(self.folder / RESULT, event_line(complete))
+        self.log.complete(self.folder / WEIGHTS, complete, self.spec)
         self.tell(complete)
         return None
 
@@ -191,20 +213,16 @@ class _Work:
             gibberish=fmean(noise) if noise else 0.0,
         )
         write_atomic(kept, before.model_dump_json())
+        evaluated(0, before.figures)
         return before
 
     def on_event(self, values: dict[str, Any]) -> None:
-        """Tell what the loop reports; the figures of its steps are kept in `metrics.jsonl`."""
+        """Tell what the loop reports, and write down the figures of its steps."""
         if values["event"] == "checkpoint":
             self.tell(Checkpoint(**values))
             return
         progress = Progress(**values)
-        measured = {name: getattr(progress, name) for name in MEASURED}
-        self.metrics.record(
-            {name: value for name, value in measured.items() if value is not None},
-            step=progress.step,
-            run=f"job-{self.spec.id}",
-        )
+        self.log.step(progress)
         self.tell(progress)
 
     def complete(self, result: SupervisedResult, report: GateReport) -> Complete:

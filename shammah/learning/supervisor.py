@@ -18,7 +18,7 @@ from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.errors import ShammahError, StorageError, TrainingError
 from shammah.feedback.buffer import LessonBuffer
 from shammah.feedback.exchanges import ExchangeStore
-from shammah.learning.job import Complete, Event, Failed, JobSpec, read_result
+from shammah.learning.job import Complete, Event, Failed, JobSpec, Remark, read_result
 from shammah.learning.own_answers import keep
 from shammah.learning.preparation import clear, prepare
 from shammah.learning.priority import somebody_streams, streaming
@@ -30,12 +30,14 @@ from shammah.learning.process import (
 )
 from shammah.learning.publication import completed_text, publish, refused_text
 from shammah.learning.queue import CANCEL, Job, JobQueue
+from shammah.learning.relay import relay
 from shammah.learning.run import CANCEL_SECONDS, WATCH_SECONDS, Run
 from shammah.learning.status import TrainingState, TrainingStatus, status_from, status_of_folder
 from shammah.learning.upkeep import Upkeep, removed_text
 from shammah.paths import Paths
 from shammah.settings import Settings
 from shammah.storage.database import Database
+from shammah.tracking.telemetry import emit
 
 __all__ = ["Trainer", "TrainingStatus"]
 
@@ -372,6 +374,9 @@ class Trainer:
                 run.end(self._stop_seconds)
             async for event in worker.events():
                 run.take(event)
+                relay(job.id, event)
+                if isinstance(event, Remark):
+                    self._on_notice("warning", event.text)
                 self._on_event(job, event)
         except RubbishError as error:
             rubbish = str(error)
@@ -425,6 +430,8 @@ class Trainer:
                 log.exception("%s could not be swapped in", adapter.name)
                 self._on_notice("error", f"{adapter.name} was not swapped in: {error}")
         if refused:
+            failures = list(result.gate.failures) if result.gate else []
+            emit("adapter.rejected", metadata={"adapter": adapter.name, "failures": failures})
             self._on_notice("warning", refused_text(result, adapter.name))
         else:
             self._on_notice(

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -87,8 +88,11 @@ def _run(folder: Path, threads: int, signals: Signals, out: int) -> int:
         from shammah.learning.job import EXIT_CODES, event_line
         from shammah.learning.session import run_job
 
+        lock = threading.Lock()  # loggers speak up from threads of their own
+
         def tell(event: Event) -> None:
-            _write(out, folder, event_line(event))
+            with lock:
+                _write(out, folder, event_line(event))
 
         failed = run_job(folder, threads=threads, signals=signals, tell=tell)
         if failed is None:

@@ -194,12 +194,13 @@ _LIST = (
     ),
     Command(
         "/train",
-        "[status|now|plan|cancel|queue|resume]",
+        "[status|now|plan|plot|cancel|queue|resume]",
         "training in the background",
         "status   what is running\n"
         "now      trains what the buffer holds, without waiting for the threshold; "
         "--domain NAME says what the adapter is for\n"
         "plan     what the next job would do: lessons, replay, steps, time and memory\n"
+        "plot     draws loss and learning rate; plot RUN METRIC ... draws others\n"
         "cancel   ends the running job; its lessons go back to the buffer\n"
         "queue    all jobs\n"
         "resume   goes on with a job that was interrupted",

@@ -9,7 +9,7 @@ from shammah.repl import text, wording
 from shammah.repl.registry import Chat, choose, words_of
 from shammah.settings import domain_name
 
-SUBCOMMANDS = ("status", "now", "plan", "cancel", "queue", "resume")
+SUBCOMMANDS = ("status", "now", "plan", "plot", "cancel", "queue", "resume")
 
 
 async def train(chat: Chat, argument: str) -> None:
@@ -31,6 +31,8 @@ async def train(chat: Chat, argument: str) -> None:
     elif word == "plan":
         planned = await asyncio.to_thread(workspace.plan)
         chat.say(wording.plan(planned, coloured=chat.screen.coloured))
+    elif word == "plot":
+        chat.screen.print(await asyncio.to_thread(_plot, chat, rest))
     elif word == "now":
         chat.say(wording.queued(await chat.assistant.train_now(_domain(rest))))
     elif word == "resume":
@@ -45,6 +47,28 @@ async def train(chat: Chat, argument: str) -> None:
         job = await trainer.cancel()
         if not ran_here:  # The trainer says so itself of a job it ran.
             chat.say(f"Training job {job.id} is {job.status}.")
+
+
+def _plot(chat: Chat, rest: str) -> str:
+    """Loss and learning rate of a run, or the metrics that are named after it.
+
+    Raises:
+        MetricsError: there is no such run.
+        UsageError: it has no such metric.
+    """
+    from shammah.repl.wording.runs import DRAWN, curves_drawn
+    from shammah.tracking.finding import find_run, named_curves
+    from shammah.tracking.loggers.store import open_store
+
+    words = words_of(rest)
+    width = text.columns()
+    store = open_store(chat.paths.data)
+    try:
+        run = find_run(store, words[0] if words else None).name
+        curves = named_curves(store, run, words[1:] or DRAWN, width * 2)
+    finally:
+        store.close()
+    return curves_drawn(run, curves, width=width, coloured=chat.screen.coloured)
 
 
 def _domain(rest: str) -> str | None:

@@ -19,6 +19,7 @@ from shammah.errors import DivergenceError, TrainingError
 from shammah.ports.datum import Datum
 from shammah.ports.training_client import AdamParams, TrainingClient
 from shammah.settings import TrainingSettings
+from shammah.tracking.telemetry import emit
 from shammah.training import losses
 from shammah.training.batches import Batch, LessonBatches
 from shammah.training.checkpoint import (
@@ -34,6 +35,9 @@ from shammah.training.schedule import learning_rate, most_steps
 
 GROUP_TOKENS = 1024
 """How many tokens are computed between two looks at `should_stop`."""
+
+STEP = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
+PROGRESS = ("epoch", "epochs", "step", "steps", "batch", "batches", "learned", "seconds_left")
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -174,6 +178,29 @@ class _Run:
         self.learned = [False] * len(self.lessons)
         await self._resume()
         self._began = self.clock() - self.seconds
+        started = {"steps": self.steps, "epochs": self.settings.epochs, "step": self.step}
+        emit("training.start", {**started, "lessons": len(self.lessons)})
+        try:
+            result = await self._to_its_end()
+        except BaseException as error:
+            why = {"kind": type(error).__name__, "message": str(error)}
+            emit("training.failed", {"step": self.step}, why)
+            raise
+        emit(
+            "training.complete",
+            {
+                "steps": result.steps,
+                "epochs": result.epochs,
+                "loss": result.final_loss,
+                "tokens": result.tokens,
+                "seconds": result.seconds,
+                "learned": sum(result.learned),
+            },
+            {"stopped": result.stopped},
+        )
+        return result
+
+    async def _to_its_end(self) -> SupervisedResult:
         try:
             if self.kept and not self.right_before:
                 self.right_before = list((await self.client.forward(self.kept)).greedy)
@@ -209,6 +236,7 @@ class _Run:
                 if self.step % self.settings.checkpoint_every == 0:
                     await self._save()
             self.epoch, self.window = self.epoch + 1, 0
+            emit("training.epoch", {"epoch": self.epoch, "step": self.step})
 
     async def _window(self, window: Sequence[Batch], number: int, batches: int) -> None:
         """One optimiser step over the gradients of some batches."""
@@ -244,23 +272,23 @@ class _Run:
         self.step, self.window, self._confirmed = self.step + 1, number + 1, False
         self.loss, self.tokens = loss / weight, self.tokens + tokens
         self.seconds = self.clock() - self._began
-        self.on_event(
-            {
-                "event": "progress",
-                "epoch": self.epoch + 1,
-                "epochs": self.settings.epochs,
-                "step": self.step,
-                "steps": self.steps,
-                "batch": min((number + 1) * self.settings.accumulation, batches),
-                "batches": batches,
-                "loss": self.loss,
-                "learning_rate": rate,
-                "grad_norm": stepped.grad_norm,
-                "learned": sum(self.learned),
-                "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
-                "seconds_left": (self.steps - self.step) * self.seconds / self.step,
-            }
-        )
+        progress = {
+            "epoch": self.epoch + 1,
+            "epochs": self.settings.epochs,
+            "step": self.step,
+            "steps": self.steps,
+            "batch": min((number + 1) * self.settings.accumulation, batches),
+            "batches": batches,
+            "loss": self.loss,
+            "learning_rate": rate,
+            "grad_norm": stepped.grad_norm,
+            "learned": sum(self.learned),
+            "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
+            "seconds_left": (self.steps - self.step) * self.seconds / self.step,
+        }
+        emit("training.step", {name: progress[name] for name in STEP if progress[name] is not None})
+        emit("training.progress", {name: progress[name] for name in PROGRESS})
+        self.on_event({"event": "progress", **progress})
 
     def _parts(self, batch: Batch) -> dict[str, list[tuple[Datum, int | None]]]:
         """The datums of a batch by the loss that takes them, and which lesson each tells about."""
@@ -318,6 +346,8 @@ class _Run:
         await self._look_at_kept()
         self.loss, self._confirmed = loss / weight, True
         self.seconds = self.clock() - self._began
+        learned = sum(self.learned)
+        emit("training.eval", {"step": self.step, "loss": self.loss, "learned": learned})
 
     async def _look_at_kept(self) -> None:
         if any(self.right_before):
@@ -345,6 +375,7 @@ class _Run:
     async def _save(self) -> None:
         if self.checkpoint is None or self._saved_step == self.step:
             return
+        began = time.perf_counter()
         target = begin_checkpoint(self.checkpoint, self.step)
         await self.client.save_state(target)
         finish_checkpoint(
@@ -366,6 +397,8 @@ class _Run:
             },
         )
         self._saved_step = self.step
+        seconds = time.perf_counter() - began
+        emit("training.checkpoint", {"step": self.step, "seconds": seconds})
         self.on_event({"event": "checkpoint", "step": self.step})
 
     async def _resume(self) -> None:

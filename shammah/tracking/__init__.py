@@ -1,0 +1,1 @@
+"""What happens, told to whoever listens: telemetry here, loggers for other tools."""

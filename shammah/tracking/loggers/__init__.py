@@ -1,0 +1,1 @@
+"""Tools that runs are written to, one a file."""
