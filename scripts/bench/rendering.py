@@ -23,12 +23,16 @@ from table import Row, add_arguments, report
 from shammah.messages import Conversation, assistant, system, to_dicts, user
 from shammah.renderers.base import Renderer
 from shammah.renderers.gpt_oss import GptOssRenderer
+from shammah.renderers.llama3 import Llama3Renderer
 from shammah.renderers.qwen3 import Qwen3Renderer
+from shammah.renderers.template import TemplateRenderer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FAMILIES: dict[str, tuple[str, Callable[[Any], Renderer]]] = {
     "qwen3": ("qwen3", Qwen3Renderer),
     "gpt_oss": ("gpt-oss", GptOssRenderer),
+    "llama3": ("llama3.2", Llama3Renderer),
+    "template": ("qwen3", TemplateRenderer),
 }
 """The folder of a family's vocabulary, and its renderer."""
 TURNS = (1, 5, 20)
