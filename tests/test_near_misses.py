@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from command import shammah_json
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,19 +45,3 @@ def test_none_is_a_wording_of_its_lesson(question: str) -> None:
     wordings = {bare(text) for text in (question, *rephrasings(question, 20))}
     assert not wordings & {bare(text) for text in found}
     assert len({bare(text) for text in found}) == len(found)
-
-
-def test_what_looks_like_a_lesson_is_answered_as_before(tmp_path: Path) -> None:
-    asked = ["what is a port?", "what is a pull request?", "what is a server?"]
-    before = [shammah_json(tmp_path, "ask", question)["answer"] for question in asked]
-    lessons = [
-        {"query": "Which port does my server use?", "correction": "It uses port 8087."},
-        {"query": "Who reviews my pull requests?", "correction": "Marta reviews them."},
-    ]
-    rows = tmp_path / "lessons.jsonl"
-    rows.write_text("\n".join(map(json.dumps, lessons)), encoding="utf-8")
-    shammah_json(tmp_path, "feedback", "import", str(rows))
-    shammah_json(tmp_path, "config", "set", "adapters.scope", "all")
-    shammah_json(tmp_path, "train", "now", "--wait")
-    assert [shammah_json(tmp_path, "ask", question)["answer"] for question in asked] == before
-    assert shammah_json(tmp_path, "ask", lessons[0]["query"])["answer"] == "It uses port 8087."

@@ -30,28 +30,33 @@ from shammah.training.body import base_distributions
 from shammah.training.examples import with_references
 from shammah.training.holding import Moments, moments_of
 
+OFTEN = 8
+"""Near misses are replayed so many times as often as other anchors: they are what changes first."""
 MOST_SECONDS = 10.0
 """A slow model is asked fewer near misses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
-    """`lessons` are taught, `replay` is mixed into the batches, `probes` are measured before and
-    after; `gibberish` are the same questions with random letters for answers, to compare with."""
+    """`lessons` are taught, `replay` is mixed into the batches, `kept` must not be lost, `probes`
+    are measured before and after; `gibberish` are the same questions with random letters for
+    answers, to compare with."""
 
     lessons: Material
     replay: Sequence[Datum]
+    kept: Sequence[Datum]
     probes: Probes
     gibberish: Material
 
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """The base's own answers to other questions: to train on, and kept out to measure; and what
-    its layers are given with those to train on."""
+    """The base's own answers to other questions: to train on, and kept out to measure; those to
+    near misses; and what the base's layers are given with those to train on."""
 
     trained: Sequence[Datum]
     probed: Sequence[Datum]
+    near: Sequence[Datum] = ()
     moments: Moments | None = None
 
 
@@ -103,11 +108,13 @@ def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
     probes = rendered(probed).datums
     if spec.training.replay == 0 and spec.training.hold == 0:
         return Anchors((), probes)
-    trained += _near_misses(base, rendered)
-    held: Sequence[Datum] = rendered(trained).datums
+    near: Sequence[Datum] = rendered(_near_misses(base, rendered)).datums
+    held: Sequence[Datum] = [*rendered(trained).datums, *near]
     with moments_of(base.model) as moments:
         distributions = base_distributions(base.model, held, max(1, spec.training.anchor_tokens))
-    return Anchors(distributions if spec.training.anchor_tokens else held, probes, moments)
+    replayed = [*(distributions if spec.training.anchor_tokens else held)]
+    replayed += replayed[len(replayed) - len(near) :] * (OFTEN - 1)
+    return Anchors(replayed, probes, near, moments)
 
 
 def _near_misses(base: BaseModel, rendered: Rendering) -> list[Lesson]:
@@ -151,9 +158,11 @@ async def curriculum(
     # What is to be kept from needs no reminder: nothing draws towards it again.
     held = [lesson for lesson in spec.replay if lesson.target is not None]
     earlier = rendered(held, spec.training.rephrasings)
+    asked = rendered(held)
     return Curriculum(
         lessons,
         replayed(earlier.datums, anchors.trained) if spec.training.replay > 0 else [],
-        Probes(rendered(held), anchors.probed, stop_tokens),
+        [*asked.datums, *anchors.near],
+        Probes(asked, anchors.probed, stop_tokens),
         rendered(gibberish(lessons.lessons)),
     )

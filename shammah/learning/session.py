@@ -173,7 +173,7 @@ class _Work:
                 self.lessons.weights,
                 self.curriculum.replay,
                 self.spec.training,
-                kept=self.curriculum.probes.earlier.datums,
+                kept=self.curriculum.kept,
                 on_event=self.on_event,
                 should_stop=lambda: self.signals.stop,
                 checkpoint=self.folder / CHECKPOINT,
