@@ -55,6 +55,8 @@ class ActiveScope:
         self._folder = folder
         self._on_notice = on_notice
         self._scope: Scope | None = None
+        self._vectors: LessonVectors | None = None
+        self._embedding: str | None = None
         self._seen: object = None
         self._said: set[str] = set()
         self._looking = asyncio.Lock()
@@ -90,11 +92,13 @@ class ActiveScope:
                 return
             # Set where it fails, too: it is not tried again until something is another way.
             self._seen, self._scope = seen, None
-            embedder = await asyncio.to_thread(embedder_of, self._base, self._engine, settings)
-            scope = Scope(
-                LessonVectors(embedder, self._folder),
-                lambda question: rephrasings(question, WORDINGS),
-            )
+            # An embedder outlives a swap: it may be a model of its own, and has a thread.
+            if self._vectors is None or self._embedding != settings.embedding:
+                self._vectors = None
+                embedder = await asyncio.to_thread(embedder_of, self._base, self._engine, settings)
+                self._vectors = LessonVectors(embedder, self._folder)
+                self._embedding = settings.embedding
+            scope = Scope(self._vectors, lambda question: rephrasings(question, WORDINGS))
             await scope.learn(await asyncio.to_thread(self._questions, name))
             self._scope = scope
 

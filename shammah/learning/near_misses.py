@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from shammah.learning.rephrasing import SMALL, bare, rephrasings
 
@@ -32,7 +33,7 @@ def near_misses(question: str, count: int, taught: Sequence[str] = ()) -> list[s
     """
     if count <= 0 or "\n" in question.strip():
         return []
-    left_out = {bare(text) for asked in (question, *taught) for text in _wordings(asked)}
+    left_out = set[str]().union(*map(_wordings, (question, *taught)))
     found: list[str] = []
     for candidate in _candidates(question.strip().rstrip("?!. ")):
         if bare(candidate) not in left_out:
@@ -57,8 +58,9 @@ def _candidates(body: str) -> Iterator[str]:
             yield f"{body[: owned.start()]}my {other}{body[owned.end() :]}?"
 
 
-def _wordings(question: str) -> list[str]:
-    return [question, *rephrasings(question, MOST_WORDINGS)]
+@lru_cache(maxsize=1024)  # each lesson is looked at beside every other
+def _wordings(question: str) -> frozenset[str]:
+    return frozenset(map(bare, (question, *rephrasings(question, MOST_WORDINGS))))
 
 
 def _thing(words: str) -> str:

@@ -212,7 +212,7 @@ def rephrasings(question: str, count: int) -> list[str]:
     if count <= 0 or len(question) > LONGEST or "\n" in question.strip() or not bare(text):
         return []
     seen, found = {bare(text)}, []
-    for candidate in (" ".join(found_text.split()) for found_text in _candidates(text)):
+    for candidate in (" ".join(given.split()) for given in _candidates(text)):
         words = bare(candidate)
         if words and words not in seen:
             seen.add(words)
