@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -83,6 +83,9 @@ class LoraSettings(Section):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     target_modules: Literal["auto", "mlp", "all-linear"] | list[str] = "mlp"
     rslora: bool = False
+    layers: float = Field(0.33, gt=0.0, le=1.0)
+    """Share of the model's layers, from the top, that the adapter is in. What the layers below say
+    about an example is computed once, not in every step."""
 
     @field_validator("target_modules")
     @classmethod
@@ -101,7 +104,7 @@ class TrainingSettings(Section):
     epochs: int = Field(100, ge=1, le=10_000)
     max_steps: int = Field(0, ge=0)
     """Optimiser steps at most; 0 means epochs alone decide."""
-    batch_size: int = Field(16, ge=1, le=4096)
+    batch_size: int = Field(24, ge=1, le=4096)
     accumulation: int = Field(1, ge=1, le=4096)
     """Batches whose gradients are summed before one optimiser step."""
     micro_batch_tokens: int = Field(0, ge=0)
@@ -127,17 +130,18 @@ class TrainingSettings(Section):
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
     domain: str = ""
     """What the adapters of the next jobs are for; empty is nothing in particular."""
-    replay: float = Field(0.5, ge=0.0, lt=1.0)
+    replay: float = Field(0.33, ge=0.0, lt=1.0)
     """Share of each batch drawn from earlier lessons and from the model's anchors."""
     anchor_tokens: int = Field(8, ge=0, le=256)
     """How many of the likeliest tokens of the base are held at each position of an anchor (a KL
     term to the base); 0 holds the words alone."""
-    hold: float = Field(1.0, ge=0.0, le=1e6)
+    hold: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1e6)] = "auto"
     """Price of changing what the layers say about the anchors, as a share of what they say; 0 holds
-    nothing so."""
+    nothing so. auto is 1 where the adapter will answer every question, and 0 where
+    adapters.scope leaves those far from its lessons to the base."""
     stop_when_learned: bool = True
     """End as soon as every lesson is answered as taught (greedy decoding)."""
-    patience: int = Field(15, ge=0)
+    patience: int = Field(25, ge=0)
     """Where it ends when learned, end too after so many steps in which no further wording was; 0
     goes on until the epochs are over."""
     mode: Literal["continue", "delta", "fresh"] = "continue"
@@ -171,7 +175,7 @@ class AdaptersSettings(Section):
     """How near, as a cosine."""
     scope: Literal["lessons", "all"] = "lessons"
     """Which questions the active adapter answers: those near to its lessons, or all of them."""
-    scope_threshold: float = Field(0.6, ge=0.0, le=1.0)
+    scope_threshold: float = Field(0.55, ge=0.0, le=1.0)
     """How near, as a cosine."""
     embedding: str = Field("base", min_length=1)
     """What measures nearness: the base model's own hidden states, or a sentence encoder."""
@@ -205,6 +209,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "alpha": 32.0,
             "dropout": 0.1,
             "target_modules": ["q_proj", "v_proj"],
+            "layers": 1.0,
         },
         "training": {
             "learning_rate": 1e-4,

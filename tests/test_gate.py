@@ -12,7 +12,7 @@ from shammah.learning.gate import Figures, judge
 from shammah.learning.lessons import Lesson
 from shammah.messages import user
 
-BEFORE = Figures(earlier=10, held=10, anchors=80, unchanged=78, anchor_loss=0.1)
+BEFORE = Figures(earlier=10, held=10, anchors=80, asked=80, unchanged=78, anchor_loss=0.1)
 
 
 def lessons(count: int = 10, target: str | None = None) -> list[Lesson]:
@@ -53,6 +53,11 @@ def test_what_behaves_as_before_and_has_learned_passes() -> None:
 def test_what_gets_worse_is_refused(changes: dict[str, float], words: str) -> None:
     (failure,) = refused(BEFORE.model_copy(update=changes))
     assert words in failure
+
+
+def test_the_loss_on_a_few_questions_tells_nothing() -> None:
+    few = BEFORE.model_copy(update={"asked": 7, "unchanged": 79, "anchor_loss": 3.0})
+    assert refused(few) == ()
 
 
 def test_what_was_bad_before_is_no_fault_of_the_new_adapter() -> None:

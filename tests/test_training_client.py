@@ -43,7 +43,7 @@ def example(seed: int, length: int = 20, weight: float = 1.0) -> Datum:
 
 
 def client_of(base: BaseModel, parent: Path | None = None, **lora: object) -> LocalTrainingClient:
-    settings = LoraSettings.model_validate({"rank": 4, "alpha": 8, **lora})
+    settings = LoraSettings.model_validate({"rank": 4, "alpha": 8, "layers": 1.0, **lora})
     return LocalTrainingClient(base, settings, TrainingSettings(), parent)
 
 
@@ -248,7 +248,7 @@ async def test_a_parent_goes_on_as_it_was(tmp_path: Path, change: dict[str, obje
     record = {"lora": {"rank": 4, "alpha": 8, "rslora": False}}
     (tmp_path / "parent.json").write_text(json.dumps(record))
     settings = LoraSettings.model_validate(
-        {"rank": 4, "alpha": 8, "target_modules": targets, **change}
+        {"rank": 4, "alpha": 8, "layers": 1.0, "target_modules": targets, **change}
     )
     for scaling in (None, 2.0):
         second = LocalTrainingClient(
@@ -313,6 +313,29 @@ async def test_adapter_files_and_the_memory_estimate(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o600
     name = "base_model.model.model.layers.0.mlp.gate_proj.lora_A.weight"
     assert tensors[name].shape == (4, 32) and tensors[name].dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "mistral", "gpt2", "gemma", "phi"])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+async def test_what_lies_below_the_adapter_is_computed_once(
+    kind: str, share: float, tmp_path: Path
+) -> None:
+    """Steps from what is remembered are those without; only where layers lie below is it used."""
+    found, read = [], []
+    for remembers in (False, True):
+        base = load(kind, tmp_path / str(remembers))
+        lowest = next(m for m in base.model.modules() if isinstance(m, torch.nn.ModuleList))[0]
+        lowest.register_forward_pre_hook(lambda *_: read.append(1))
+        client = client_of(base, layers=share)
+        paths = list(client.lora.layers)
+        assert any(".0." in path for path in paths) == (share == 1.0)
+        if remembers:
+            client.remember([example(number) for number in range(9)])
+            client.remember([example(number, 13, 3.0) for number in range(9)])
+        read.clear()
+        found.append(await steps(client, 4))
+        assert bool(read) == (not remembers or share == 1.0)
+    np.testing.assert_allclose(found[1], found[0], rtol=2e-4)
 
 
 def test_two_clients_with_a_seed_begin_alike(tmp_path: Path) -> None:

@@ -258,6 +258,32 @@ def test_head_equals_full_logits(
     assert torch.allclose(fast, hidden.grad, rtol=1e-3, atol=1e-4)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 5), min_size=1, max_size=20),
+    chunk=st.integers(1, 30),
+    scale=st.sampled_from([0.1, 3.0, 60.0]),
+    seed=st.integers(0, 1000),
+)
+def test_several_targets_of_a_position_share_its_logits(
+    counts: list[int], chunk: int, scale: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    hidden = torch.randn(len(counts), 8).mul_(scale).requires_grad_()
+    weight, bias = torch.randn(30, 8), torch.randn(30)
+    rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    targets, outer = torch.randint(0, 30, (len(rows),)), torch.randn(len(rows))
+    logprobs, greedy = target_logprobs(hidden, weight, bias, targets, rows, chunk=chunk)
+    (logprobs * outer).sum().backward()
+    fast, hidden.grad = hidden.grad, None
+    expected, right = dense_logprobs_double(hidden.double()[rows], weight, bias, targets)
+    (expected * outer.double()).sum().backward()
+    assert torch.allclose(logprobs.double(), expected, rtol=1e-4, atol=1e-3)
+    assert torch.equal(greedy, right)
+    assert fast is not None and hidden.grad is not None
+    assert torch.allclose(fast, hidden.grad, rtol=1e-3, atol=1e-4)
+
+
 def dense_logprobs_double(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from shammah.adapters.lesson_vectors import LessonVectors
 from shammah.adapters.metadata import AdapterMetadata
 
+WORDINGS = 8
+"""Other wordings of each lesson that a question is compared with."""
+
 
 def taught_questions(name: str, known: Mapping[str, AdapterMetadata]) -> tuple[str, ...] | None:
     """The questions that an adapter and all it was made from were taught.
@@ -41,6 +44,19 @@ def taught_questions(name: str, known: Mapping[str, AdapterMetadata]) -> tuple[s
     return tuple(questions)
 
 
+def near_to(
+    questions: Sequence[str], reworded: Callable[[str, int], Sequence[str]]
+) -> tuple[str, ...]:
+    """What a question is compared with: those that were taught, as they were and in other words.
+
+    Args:
+        reworded: up to so many other wordings of a question.
+    """
+    return tuple(
+        dict.fromkeys(text for asked in questions for text in (asked, *reworded(asked, WORDINGS)))
+    )
+
+
 class Scope:
     """The questions that one adapter answers.
 
@@ -49,7 +65,9 @@ class Scope:
         reworded: other wordings of a question, which are near to what was taught, too.
     """
 
-    def __init__(self, vectors: LessonVectors, reworded: Callable[[str], Sequence[str]]) -> None:
+    def __init__(
+        self, vectors: LessonVectors, reworded: Callable[[str, int], Sequence[str]]
+    ) -> None:
         self._vectors = vectors
         self._reworded = reworded
         self._lessons: NDArray[np.float32] | None = None
@@ -63,9 +81,7 @@ class Scope:
         if questions is None:
             self._lessons = None
             return
-        wordings = tuple(
-            dict.fromkeys(text for asked in questions for text in (asked, *self._reworded(asked)))
-        )
+        wordings = near_to(questions, self._reworded)
         self._lessons = await self._vectors.of(wordings)
         await self._vectors.keep([wordings])
 

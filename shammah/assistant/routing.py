@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from shammah.adapters.domains import DomainAdapter, DomainRouter, Route, domain_adapters
 from shammah.adapters.weights import load_checked
-from shammah.assistant.embedder import embedder_of
 from shammah.assistant.views import Notice
 from shammah.errors import ShammahError
+from shammah.generation.embedder import embedder_of
 from shammah.settings import AdaptersSettings
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ class DomainRouting:
             self._seen = seen
             if self._router is None or self._embedding != settings.embedding:
                 self._router = None
-                embedder = await asyncio.to_thread(embedder_of, self._base, self._engine, settings)
+                embedder = await asyncio.to_thread(
+                    embedder_of, self._base, self._engine.renderer, settings.embedding
+                )
                 self._router = DomainRouter(embedder, self._folder)
                 self._embedding = settings.embedding
             await self._router.learn(await asyncio.to_thread(self._find, failed))

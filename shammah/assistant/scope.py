@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from shammah.adapters.lesson_vectors import LessonVectors
 from shammah.adapters.scope import Scope, taught_questions
-from shammah.assistant.embedder import embedder_of
 from shammah.assistant.views import Notice
 from shammah.errors import ShammahError
+from shammah.generation.embedder import embedder_of
 from shammah.learning.rephrasing import rephrasings
 from shammah.settings import AdaptersSettings
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from shammah.models.load import BaseModel
 
 log = logging.getLogger("shammah")
-
-WORDINGS = 8
-"""Other wordings of each lesson that a question is compared with."""
 
 
 class ActiveScope:
@@ -95,10 +92,12 @@ class ActiveScope:
             # An embedder outlives a swap: it may be a model of its own, and has a thread.
             if self._vectors is None or self._embedding != settings.embedding:
                 self._vectors = None
-                embedder = await asyncio.to_thread(embedder_of, self._base, self._engine, settings)
+                embedder = await asyncio.to_thread(
+                    embedder_of, self._base, self._engine.renderer, settings.embedding
+                )
                 self._vectors = LessonVectors(embedder, self._folder)
                 self._embedding = settings.embedding
-            scope = Scope(self._vectors, lambda question: rephrasings(question, WORDINGS))
+            scope = Scope(self._vectors, rephrasings)
             await scope.learn(await asyncio.to_thread(self._questions, name))
             self._scope = scope
 

@@ -314,10 +314,10 @@ async def _scorers(
     wanted = frozenset[str]().union(*map(needs, specs))
     resources: dict[str, Any] = {}
     if "embedder" in wanted:
-        from shammah.assistant.embedder import embedder_of
+        from shammah.generation.embedder import embedder_of
 
         resources["embedder"] = await asyncio.to_thread(
-            embedder_of, base, engine, settings.adapters
+            embedder_of, base, engine.renderer, settings.adapters.embedding
         )
     if "llm" in wanted:
         if not options.judge:

@@ -6,18 +6,19 @@ Knows lessons, the base's anchors and the training client; not how the loop runs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shammah.errors import TrainingError
-from shammah.generation.embedding import HiddenStateEmbedder
+from shammah.generation.embedder import embedder_of
 from shammah.learning.contradictions import settle
 from shammah.learning.job import JobSpec
 from shammah.learning.lessons import Lesson
-from shammah.learning.material import REPLAYED, Material, kept_out, material, replayed
+from shammah.learning.material import Material, kept_out, material, replayed
 from shammah.learning.measures import Probes, gibberish
 from shammah.learning.near_misses import near_misses
-from shammah.learning.neighbours import chosen
+from shammah.learning.nearness import Nearness
 from shammah.learning.own_answers import anchors_for, own_answers
 from shammah.learning.revision import revised, with_advantages
 from shammah.messages import user
@@ -48,6 +49,13 @@ class Curriculum:
     probes: Probes
     gibberish: Material
 
+    @property
+    def examples(self) -> list[Datum]:
+        """All that is read more than once."""
+        taught = [datum for example in self.lessons.examples for datum in example.datums]
+        probed = [*self.probes.earlier.datums, *self.probes.anchors]
+        return [*taught, *self.replay, *self.kept, *probed]
+
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
@@ -56,6 +64,8 @@ class Anchors:
 
     trained: Sequence[Datum]
     probed: Sequence[Datum]
+    others: int = 0
+    """That were kept out to measure, too, and are none of the adapter's business."""
     near: Sequence[Datum] = ()
     moments: Moments | None = None
 
@@ -85,7 +95,7 @@ def frozen_rank(spec: JobSpec) -> int | None:
     return max(1, spec.training.max_rank - spec.lora.rank)
 
 
-def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
+async def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
     """The anchors of a base that has no adapter yet, without those that a lesson asks about; from
     the job folder where none come with the model."""
     spec = rendered.spec
@@ -96,25 +106,20 @@ def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
         )
     ]
     trained, probed = kept_out(found)
-    if len(trained) > REPLAYED:
-        embedder = HiddenStateEmbedder(base, rendered.renderer)
-        indices = chosen(
-            embedder.vectors([anchor.query for anchor in trained]),
-            embedder.vectors([lesson.query for lesson in spec.taught]),
-            REPLAYED,
-            spec.training.seed,
-        )
-        trained = [trained[index] for index in indices]
-    probes = rendered(probed).datums
-    if spec.training.replay == 0 and spec.training.hold == 0:
-        return Anchors((), probes)
-    near: Sequence[Datum] = rendered(_near_misses(base, rendered)).datums
-    held: Sequence[Datum] = [*rendered(trained).datums, *near]
-    with moments_of(base.model) as moments:
+    embedding = spec.scope.embedding if spec.scope is not None else "base"
+    near = await Nearness.to_lessons(embedder_of(base, rendered.renderer, embedding), spec)
+    asked = await near.within_scope(probed)
+    probes, others = rendered(asked).datums, len(probed) - len(asked)
+    hold = spec.training.hold
+    if spec.training.replay == 0 and hold == 0:
+        return Anchors((), probes, others)
+    misses: Sequence[Datum] = rendered(_near_misses(base, rendered)).datums
+    held: Sequence[Datum] = [*rendered(await near.replayed(trained)).datums, *misses]
+    with moments_of(base.model) if hold else nullcontext() as moments:
         distributions = base_distributions(base.model, held, max(1, spec.training.anchor_tokens))
     replayed = [*(distributions if spec.training.anchor_tokens else held)]
-    replayed += replayed[len(replayed) - len(near) :] * (OFTEN - 1)
-    return Anchors(replayed, probes, near, moments)
+    replayed += replayed[len(replayed) - len(misses) :] * (OFTEN - 1)
+    return Anchors(replayed, probes, others, misses, moments)
 
 
 def _near_misses(base: BaseModel, rendered: Rendering) -> list[Lesson]:
@@ -163,6 +168,6 @@ async def curriculum(
         lessons,
         replayed(earlier.datums, anchors.trained) if spec.training.replay > 0 else [],
         [*asked.datums, *anchors.near],
-        Probes(asked, anchors.probed, stop_tokens),
+        Probes(asked, anchors.probed, stop_tokens, anchors.others),
         rendered(gibberish(lessons.lessons)),
     )

@@ -27,6 +27,8 @@ STUCK = 0.25
 """Share of the answers looked at that may go on without an end."""
 SURPRISE = 0.93
 """An answer that surprises the model so much of what random letters do is no language to it."""
+FEWEST = 8
+"""So many anchors must be answered by the adapter for their loss to tell anything."""
 FEW = 4
 """So many lessons or less say nothing about a pattern."""
 
@@ -39,13 +41,15 @@ class Figures(_Record):
     """How one state of the adapter behaves.
 
     `held` of `earlier` lessons are answered as taught, `unchanged` of `anchors` (questions that
-    were in no batch) as the base model answers them, at `anchor_loss` nats per token; `endless` of
-    `looked_at` answers did not end.
+    were in no batch) as the base model answers them. `asked` of the anchors are so near to the
+    lessons that the adapter answers them at all, with a loss of `anchor_loss` nats per token;
+    `endless` of `looked_at` answers did not end.
     """
 
     earlier: int = 0
     held: int = 0
     anchors: int = 0
+    asked: int = 0
     unchanged: int = 0
     anchor_loss: float = 0.0
     looked_at: int = 0
@@ -133,7 +137,7 @@ def _kept(before: Figures, after: Figures) -> list[str]:
                 f"only {after.unchanged} of {after.anchors} answers to other questions are still "
                 "the base model's: /adapters rebuild trains all lessons anew"
             )
-        if after.anchor_loss - before.anchor_loss > DRIFT:
+        if after.asked >= FEWEST and after.anchor_loss - before.anchor_loss > DRIFT:
             failures.append(
                 f"the loss on the model's own answers is {after.anchor_loss:.2f} nats a token, "
                 f"it was {before.anchor_loss:.2f}"

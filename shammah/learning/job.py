@@ -71,6 +71,14 @@ class ParentSpec(Record):
     rounds: tuple[Round, ...] = ()
 
 
+class ScopeSpec(Record):
+    """The chat asks the adapter only what is so near to its lessons, as a cosine between what
+    `embedding` makes of questions; the base answers everything else (`adapters.scope`)."""
+
+    threshold: float
+    embedding: str = "base"
+
+
 class JobSpec(Record):
     """Everything a worker needs to know. Paths are names inside the job folder."""
 
@@ -92,6 +100,8 @@ class JobSpec(Record):
     routing: Literal["off", "domain"] = "off"
     """With `domain`, a domain has adapters of its own: each job of a domain goes on from the newest
     of them, replays their lessons alone, and its adapter is not made active."""
+    scope: ScopeSpec | None = None
+    """None: the adapter will answer every question."""
     prepared: bool = False
     """True once base model, parent and replay are settled: from then on the file never changes, so
     that a resumed job goes on exactly as it began."""

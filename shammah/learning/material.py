@@ -24,8 +24,8 @@ Anchor = TypeVar("Anchor")
 
 PROBED = 80
 """Anchors that a job measures, about."""
-REPLAYED = 240
-"""Anchors that a job trains on, at most."""
+REPLAYED, REPLAYED_NEAR = 240, 120
+"""Anchors that a job trains on, at most; and where the adapter will only be asked what is near."""
 
 
 @dataclass(frozen=True, slots=True)

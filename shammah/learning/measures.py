@@ -28,11 +28,13 @@ LONGEST = 256
 @dataclass(frozen=True, slots=True)
 class Probes:
     """What is measured: `earlier` lessons, and `anchors` that training does not see, as examples
-    with the base's words for targets; `stop_tokens` end an answer."""
+    with the base's words for targets, beside `others` that the adapter will not be asked;
+    `stop_tokens` end an answer."""
 
     earlier: Material
     anchors: Sequence[Datum]
     stop_tokens: tuple[int, ...]
+    others: int = 0
 
     async def figures(self, client: TrainingClient) -> Figures:
         """The behaviour with the weights as they are."""
@@ -53,8 +55,9 @@ class Probes:
         return Figures(
             earlier=len(self.earlier.lessons),
             held=sum(held),
-            anchors=len(self.anchors),
-            unchanged=sum(anchors.greedy),
+            anchors=len(self.anchors) + self.others,
+            asked=len(self.anchors),
+            unchanged=sum(anchors.greedy) + self.others,
             anchor_loss=anchors.mean_loss,
             looked_at=len(changed),
             endless=sum(endless),

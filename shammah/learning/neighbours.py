@@ -14,11 +14,16 @@ NEAR = 0.5
 
 
 def chosen(
-    anchors: NDArray[np.float32], lessons: NDArray[np.float32], count: int, seed: int
+    anchors: NDArray[np.float32],
+    lessons: NDArray[np.float32],
+    count: int,
+    seed: int,
+    near_share: float = NEAR,
 ) -> list[int]:
     """Indices of up to `count` anchors, in their order.
 
-    Half are the nearest, the lessons taking turns; the others are drawn from all that is left.
+    A share of them are the nearest, the lessons taking turns; the others are drawn from all that is
+    left.
 
     Args:
         anchors, lessons: unit vectors, float32 [n, d] and [m, d].
@@ -29,7 +34,7 @@ def chosen(
     order = np.argsort(-(lessons @ anchors.T), axis=1)
     for rank in range(order.shape[1]):
         for index in order[:, rank].tolist():
-            if len(near) < round(NEAR * count):
+            if len(near) < round(near_share * count):
                 near.setdefault(index)
     rest = [index for index in range(len(anchors)) if index not in near]
     drawn = np.random.default_rng(seed).permutation(rest)[: count - len(near)]

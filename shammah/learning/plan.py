@@ -12,7 +12,7 @@ from shammah.adapters.library import AdapterLibrary
 from shammah.feedback.buffer import LessonBuffer
 from shammah.learning.contradictions import settle
 from shammah.learning.lessons import lessons_from
-from shammah.learning.material import REPLAYED, kept_out, questions
+from shammah.learning.material import REPLAYED, REPLAYED_NEAR, kept_out, questions
 from shammah.learning.preparation import Line
 from shammah.settings import Settings
 from shammah.training.batches import LessonBatches
@@ -105,7 +105,8 @@ def plan(settings: Settings, feedback: LessonBuffer, library: AdapterLibrary) ->
     anchors = 0
     if path is not None and training.replay > 0:
         held = unrelated_anchors(read_anchors(path), [item.query for item in buffered])
-        anchors = min(REPLAYED, len(kept_out(held)[0]))
+        most = REPLAYED if settings.adapters.scope == "all" else REPLAYED_NEAR
+        anchors = min(most, len(kept_out(held)[0]))
     weights = [item.weight / item.examples for item in lessons for _ in range(item.examples)]
     steps = _steps(weights, len(earlier) + anchors, settings) if weights else 0
     memory = estimate_memory(settings.model) if path is not None else None

@@ -21,7 +21,7 @@ from shammah.errors import ModelError, TrainingError
 from shammah.feedback.buffer import LessonBuffer
 from shammah.feedback.records import Feedback
 from shammah.files import private_folder
-from shammah.learning.job import EVENTS, RESULT, Complete, JobSpec, now
+from shammah.learning.job import EVENTS, RESULT, Complete, JobSpec, ScopeSpec, now
 from shammah.learning.lessons import Lesson, lessons_from
 from shammah.paths import Paths
 from shammah.settings import Settings
@@ -359,6 +359,7 @@ class JobQueue:
             training=settings.training,
             tracking=settings.tracking,
             routing=settings.adapters.routing,
+            scope=_scope(settings),
             lessons=lessons_from(taken),
         ).write(job.folder)
         return job
@@ -441,3 +442,13 @@ def _fingerprint(settings: Settings) -> str:
         return fingerprint(path) if path is not None else ""
     except (ModelError, OSError):
         return ""
+
+
+def _scope(settings: Settings) -> ScopeSpec | None:
+    """What an adapter will be asked, going by the settings; one that answers by routing is asked
+    what is near to its domain, which may be more than its own lessons."""
+    adapters = settings.adapters
+    routed = adapters.routing == "domain" and settings.training.domain
+    if adapters.scope == "all" or routed:
+        return None
+    return ScopeSpec(threshold=adapters.scope_threshold, embedding=adapters.embedding)

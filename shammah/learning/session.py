@@ -51,6 +51,7 @@ from shammah.learning.measures import surprises
 from shammah.learning.record import RunLog, evaluated, run_log
 from shammah.models.load import BaseModel, load_base_model
 from shammah.renderers.registry import renderer_for
+from shammah.settings import TrainingSettings
 from shammah.tracking.telemetry import span
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.schedule import rate_for_width
@@ -96,27 +97,25 @@ def _run(
             f"The base model {spec.model.name} is not the one this job was made for.",
             hint="It was changed or replaced since; start a new job.",
         )
-    if not spec.training.learning_rate:
-        width = int(base.model.config.get_text_config(decoder=True).hidden_size)
-        chosen = spec.training.model_copy(update={"learning_rate": rate_for_width(width)})
-        spec = spec.model_copy(update={"training": chosen})
+    spec = spec.model_copy(update={"training": _settled(spec, base)})
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
     rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
     torch.set_num_threads(threads or base.threads)
-    anchors = anchors_of(base, rendered, folder)
-    client = LocalTrainingClient(
-        base,
-        spec.lora,
-        spec.training,
-        folder / spec.parent.weights if spec.parent else None,
-        parent_scaling=spec.parent.scaling if spec.parent else None,
-        frozen_rank=frozen_rank(spec),
-        moments=anchors.moments,
-    )
-    loaded = time.monotonic() - began
 
     async def work() -> Failed | None:
+        anchors = await anchors_of(base, rendered, folder)
+        client = LocalTrainingClient(
+            base,
+            spec.lora,
+            spec.training,
+            folder / spec.parent.weights if spec.parent else None,
+            parent_scaling=spec.parent.scaling if spec.parent else None,
+            frozen_rank=frozen_rank(spec),
+            moments=anchors.moments,
+        )
+        loaded = time.monotonic() - began
         held = await curriculum(client, rendered, anchors, base.stop_tokens)
+        client.remember(held.examples)
         resumed = checkpoint_step(folder / CHECKPOINT)
         with run_log(spec, folder, resumed, lambda text: tell(Remark(text=text))) as log:
             job = _Work(folder, spec, base, client, held, signals, tell, log)
@@ -130,6 +129,17 @@ def _run(
             return failed
 
     return asyncio.run(work())
+
+
+def _settled(spec: JobSpec, base: BaseModel) -> TrainingSettings:
+    """The settings with what they leave to be chosen."""
+    given, chosen = spec.training, dict[str, float]()
+    if not given.learning_rate:
+        width = int(base.model.config.get_text_config(decoder=True).hidden_size)
+        chosen["learning_rate"] = rate_for_width(width)
+    if given.hold == "auto":
+        chosen["hold"] = 1.0 if spec.scope is None else 0.0
+    return given.model_copy(update=chosen)
 
 
 @dataclass(frozen=True, slots=True)

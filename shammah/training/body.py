@@ -9,22 +9,26 @@ nothing about losses or optimisers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from shammah.errors import EmptyLessonError, TrainingError
 from shammah.ports.datum import Datum, TensorData
 from shammah.training import attention
 from shammah.training.head import dense_logprobs, target_logprobs
 from shammah.training.packing import bucket, pack
+from shammah.training.trunk import Trunk
 
 LOGITS_BYTES = 64 << 20
 """Size of the logits of what is looked at together, in float32."""
+REMEMBERED_TOKENS = 1024
+"""How many are computed at once for what is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +49,21 @@ class Body:
     """A model as the trainer runs it. `packed` says whether examples share a row, `headless`
     whether the output head is applied to chosen positions only."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, adapted: Iterable[str] = ()) -> None:
+        """
+        Args:
+            model: a transformers causal LM.
+            adapted: paths of its modules with an adapter; without them nothing is remembered.
+        """
         self.model = model
+        self._trunk: Trunk | None = None
         self.device = next(model.parameters()).device
         self._original = model.config._attn_implementation
         attention.register()
         self.headless = self._headless()
         self.packed = self.headless and self._packs()
+        if self.packed:
+            self._trunk = self._divided(Trunk(model, adapted))
 
     def targets(self, examples: Sequence[Datum]) -> Targets:
         """Run examples through the model; with gradients where they are enabled.
@@ -81,6 +93,17 @@ class Body:
             tuple(places),
         )
 
+    def remember(self, examples: Iterable[Datum]) -> None:
+        """Compute what the layers below the adapter say about these examples, once: passes over
+        them begin above those layers from now on. Where the model cannot be divided so, or there is
+        no such layer, nothing happens."""
+        if self._trunk is None:
+            return
+        rows = list(dict.fromkeys(example.model_input.tokens for example in examples))
+        for members in pack([len(row) for row in rows], REMEMBERED_TOKENS):
+            group = [rows[index] for index in members]
+            self._trunk.keep(group, self._below(self._trunk, group))
+
     @torch.no_grad()
     def likeliest(self, examples: Sequence[Datum], count: int) -> list[Datum]:
         """The same examples with the model's own distribution as what is to be matched.
@@ -95,8 +118,9 @@ class Body:
         for members in pack([len(example.model_input) for example in examples], at_once):
             group = [examples[index] for index in members]
             where = [np.flatnonzero(e.loss_fn_inputs["weights"].data) for e in group]
-            shares, tokens = torch.softmax(self._logits(group, where).float(), -1).topk(count, -1)
-            shares = shares / shares.sum(-1, keepdim=True)
+            # A softmax over the likeliest alone gives their probabilities, brought to a sum of one.
+            highest, tokens = self._logits(group, where).topk(count, -1)
+            shares = torch.softmax(highest.float(), -1)
             sizes = [len(places) for places in where]
             parts = zip(torch.split(shares, sizes), torch.split(tokens, sizes), strict=True)
             for index, places, (share, token) in zip(members, where, parts, strict=True):
@@ -126,7 +150,10 @@ class Body:
         chosen = np.concatenate(
             [where + start for where, start in zip(positions, starts, strict=True)]
         )
-        return self._head(hidden[torch.from_numpy(chosen).to(self.device)], targets)
+        # Several targets of one position stand beside each other: its logits are made once.
+        places, of_target = np.unique(chosen, return_inverse=True)
+        picked = hidden[torch.from_numpy(places).to(self.device)]
+        return self._head(picked, targets, torch.from_numpy(of_target).to(self.device))
 
     def _logits(self, examples: Sequence[Datum], positions: Sequence[Any]) -> torch.Tensor:
         """Logits [n, V] at the positions of the examples, one example after the other."""
@@ -156,7 +183,9 @@ class Body:
             chosen = torch.from_numpy(where).to(self.device)
             if self.headless:
                 hidden = self.model.base_model(input_ids=ids, use_cache=False)[0][0, chosen]
-                results.append(self._head(hidden, part))
+                results.append(
+                    self._head(hidden, part, torch.arange(len(part), device=self.device))
+                )
             else:
                 logits = self.model(input_ids=ids, use_cache=False).logits[0, chosen]
                 results.append(dense_logprobs(logits, part))
@@ -165,6 +194,26 @@ class Body:
     def _hidden(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, attention.Calls]:
         """Final hidden states [T, H] of rows laid one after the other, and what attention was
         asked for."""
+        length = sum(len(row) for row in rows)
+        with self._laid_out(rows) as (inputs, calls):
+            if self._trunk is not None and self._trunk.knows(rows):
+                states = self._trunk.states(rows)
+                idle = inputs["input_ids"].shape[1] - length
+                hidden = self._trunk.above(F.pad(states, (0, 0, 0, idle))[None], **inputs)
+            else:
+                hidden = self.model.base_model(**inputs)[0]
+        return hidden[0, :length], calls
+
+    def _below(self, trunk: Trunk, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Hidden states [T, H] behind the frozen lower layers, of rows one after the other."""
+        with self._laid_out(rows) as (inputs, _):
+            return trunk.below(**inputs)[0, : sum(len(row) for row in rows)]
+
+    @contextmanager
+    def _laid_out(
+        self, rows: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[dict[str, Any], attention.Calls]]:
+        """What a model is given to read rows one after the other, each seeing only itself."""
         tokens = [token for row in rows for token in row]
         places = [place for row in rows for place in range(len(row))]
         if self.device.type == "cpu":
@@ -173,18 +222,18 @@ class Body:
         ends = np.cumsum([len(row) for row in rows]).tolist()
         spans = [(end - len(row), end) for row, end in zip(rows, ends, strict=True)]
         with attention.segments(spans) as calls:
-            hidden: torch.Tensor = self.model.base_model(
-                input_ids=torch.tensor([tokens], device=self.device),
-                position_ids=torch.tensor([places], device=self.device),
-                use_cache=False,
-            )[0]
-        return hidden[0, : ends[-1]], calls
+            inputs = {
+                "input_ids": torch.tensor([tokens], device=self.device),
+                "position_ids": torch.tensor([places], device=self.device),
+                "use_cache": False,
+            }
+            yield inputs, calls
 
     def _head(
-        self, hidden: torch.Tensor, targets: torch.Tensor
+        self, hidden: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         head = self.model.get_output_embeddings()
-        return target_logprobs(hidden, head.weight, getattr(head, "bias", None), targets)
+        return target_logprobs(hidden, head.weight, getattr(head, "bias", None), targets, rows)
 
     @torch.no_grad()
     def _headless(self) -> bool:
@@ -233,6 +282,20 @@ class Body:
         if not right:
             self.model.set_attn_implementation(self._original)
         return right
+
+    @torch.no_grad()
+    def _divided(self, trunk: Trunk) -> Trunk | None:
+        """The trunk, where the model gives the same in two parts as in one."""
+        if trunk.depth == 0:
+            return None
+        rows = [self._probe(9)[0].tolist()]
+        whole, _ = self._hidden(rows)
+        try:
+            with self._laid_out(rows) as (inputs, _):
+                parts = trunk.above(trunk.below(**inputs), **inputs)[0, : len(rows[0])]
+        except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError):
+            return None
+        return trunk if _close(parts, whole) else None
 
     def _probe(self, length: int) -> torch.Tensor:
         vocabulary = self.model.get_input_embeddings().weight.shape[0]

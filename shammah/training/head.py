@@ -17,6 +17,8 @@ from shammah.training.packing import bucket
 
 CHUNK_BYTES = 24 << 20
 """Size of the logits buffer: 80 positions at a vocabulary of 150 thousand in bf16."""
+PAIRS = 2048
+"""How many targets beyond the first of their position are gone back through at once."""
 
 
 def target_logprobs(
@@ -24,6 +26,7 @@ def target_logprobs(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     targets: torch.Tensor,
+    rows: torch.Tensor | None = None,
     *,
     chunk: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,16 +37,20 @@ def target_logprobs(
     Args:
         hidden: [n, H], in the head's dtype.
         weight: [V, H] of the output head. bias: [V] or None.
-        targets: int64[n].
+        targets: int64[m].
+        rows: int64[m], in order: the row of `hidden` that each target belongs to, each row at least
+            once; by default every row has one target.
         chunk: positions at once; default by `CHUNK_BYTES`.
 
     Returns:
-        logprobs float32[n], greedy bool[n].
+        logprobs float32[m], greedy bool[m].
     """
     if chunk is None:
         chunk = max(16, CHUNK_BYTES // (weight.shape[0] * weight.element_size()) // 16 * 16)
+    if rows is None:
+        rows = torch.arange(len(targets), device=targets.device)
     logprobs, greedy = _TargetLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, chunk
+        hidden, weight, bias, targets, rows, chunk
     )
     return logprobs, greedy
 
@@ -57,6 +64,9 @@ def dense_logprobs(
 
 
 class _TargetLogprobs(torch.autograd.Function):
+    """Of several targets of a row the first one's log-probability p_1 is computed with its
+    derivative; the others follow from log p_k - log p_1 = logit_k - logit_1."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -64,41 +74,60 @@ class _TargetLogprobs(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
+        rows: torch.Tensor,
         chunk: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = hidden.shape[0]
+        count = hidden.shape[0]
         derivative = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        logprobs = torch.empty(rows, dtype=torch.float32, device=hidden.device)
-        greedy = torch.empty(rows, dtype=torch.bool, device=hidden.device)
-        buffer = hidden.new_empty(bucket(min(chunk, rows)), weight.shape[0])
-        for start in range(0, rows, chunk):
-            part = slice(start, min(start + chunk, rows))
+        logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        greedy = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+        buffer = hidden.new_empty(bucket(min(chunk, count)), weight.shape[0])
+        bounds = torch.arange(count + 1, device=rows.device)
+        starts = torch.searchsorted(rows, bounds).tolist()
+        first = targets[torch.tensor(starts[:-1], device=rows.device, dtype=torch.long)]
+        for start in range(0, count, chunk):
+            part = slice(start, min(start + chunk, count))
             size = part.stop - part.start
             padded = F.pad(hidden[part], (0, 0, 0, bucket(size) - size))
             torch.mm(padded, weight.t(), out=buffer[: len(padded)])
             logits = buffer[:size]
             if bias is not None:
                 logits += bias
-            target = targets[part, None]
+            pairs = slice(starts[part.start], starts[part.stop])
+            row, wanted = rows[pairs] - start, targets[pairs]
+            target = first[part, None]
             highest = logits.amax(-1)
             own = logits.gather(1, target)[:, 0]
-            greedy[part] = _is_top(logits, own >= highest, targets[part])
-            others, logprobs[part] = _softmax_without_target(logits, target, own - highest)
+            each = logits[row, wanted]
+            greedy[pairs] = _is_top(logits, each >= highest[row], row, wanted)
+            others, logp = _softmax_without_target(logits, target, own - highest)
+            logprobs[pairs] = logp[row] + (each.float() - own[row].float())
             if derivative is not None:
                 # d log p_t / d hidden = W_t - sum_v p_v W_v = (1 - p_t) W_t - sum_{v != t} p_v W_v,
                 # and `logits` now holds p_v for v != t.
                 logits[torch.arange(len(logits)), target[:, 0]] = -others.to(logits.dtype)
                 derivative[part] = (buffer[: len(padded)] @ weight)[:size]
         if derivative is not None:
-            ctx.save_for_backward(derivative)
+            ctx.save_for_backward(derivative, weight, targets, rows, first)
         ctx.mark_non_differentiable(greedy)
         return logprobs, greedy
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        (derivative,) = ctx.saved_tensors
-        gradient = derivative * (-gradients[0])[:, None].to(derivative.dtype)
-        return gradient, None, None, None, None
+        derivative, weight, targets, rows, first = ctx.saved_tensors
+        given = gradients[0]
+        if len(rows) == len(derivative):
+            gradient = derivative * (-given)[:, None].to(derivative.dtype)
+            return gradient, None, None, None, None, None
+        whole = torch.zeros(len(derivative), dtype=torch.float32, device=given.device)
+        whole.index_add_(0, rows, given)
+        total = derivative.float() * -whole[:, None]
+        later = torch.nonzero(targets != first[rows])[:, 0]
+        for part in torch.split(later, PAIRS):
+            row = rows[part]
+            towards = weight[targets[part]].float() - weight[first[row]].float()
+            total.index_add_(0, row, given[part, None] * towards)
+        return total.to(derivative.dtype), None, None, None, None, None
 
 
 def _softmax_without_target(
@@ -125,11 +154,13 @@ def _softmax_without_target(
     return others, torch.where(others < 0.5, torch.log1p(-others), far)
 
 
-def _is_top(logits: torch.Tensor, top: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _is_top(
+    logits: torch.Tensor, top: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
     """Whether the target is the token that argmax picks, where `top` says that its logit is the
     highest. Finding a maximum's value is much cheaper than its place, so the place is looked for
     only there."""
     candidates = torch.nonzero(top)[:, 0]
     if len(candidates):
-        top[candidates] = logits[candidates].max(-1).indices == targets[candidates]
+        top[candidates] = logits[rows[candidates]].max(-1).indices == targets[candidates]
     return top

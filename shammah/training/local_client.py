@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,10 +92,10 @@ class LocalTrainingClient:
             frozen_rank=frozen_rank,
             seed=training.seed,
         )
-        self._hold = training.hold
+        self._hold = 0.0 if training.hold == "auto" else training.hold
         self._holding = Holding(self.lora, moments) if moments and self._hold > 0 else None
         self.layers = install(base.model, self.lora)
-        self.body = Body(base.model)
+        self.body = Body(base.model, self.lora.layers)
         self.micro_batch_tokens = training.micro_batch_tokens or fitting
         """Tokens computed at once."""
         self._vocabulary = int(base.model.get_input_embeddings().weight.shape[0])
@@ -103,6 +103,12 @@ class LocalTrainingClient:
         self._weight = 0.0
         self._sampler: LocalSamplingClient | None = None
         self._random = OwnRandom(self.body.device, training.seed)
+
+    def remember(self, datums: Iterable[Datum]) -> None:
+        """Compute what lies below the adapter for these datums once, ahead of many steps with them;
+        results do not change."""
+        with failures():
+            self.body.remember(datums)
 
     async def forward_backward(
         self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"

@@ -20,6 +20,7 @@ from shammah.errors import AdapterInvalidError, TrainingError
 from shammah.files import write_atomic
 from shammah.settings import LoraSettings
 from shammah.training.frozen import FrozenPart, recompress
+from shammah.training.trunk import layers_of
 
 ADAPTER = "default"
 _MLP = {"mlp", "feed_forward", "ffn", "block_sparse_moe"}
@@ -230,7 +231,24 @@ def trainable_parameters(model: Any, settings: LoraSettings) -> int:
 
 
 def _targets(model: Any, settings: LoraSettings, linear: dict[str, bool]) -> Iterable[str]:
-    """The paths that the settings ask for."""
+    """The paths that the settings ask for, in the upper part of the model that they ask for."""
+    upper = _upper(model, settings.layers)
+    if upper is not None:
+        return [path for path in _named(model, settings, linear) if path in upper]
+    return _named(model, settings, linear)
+
+
+def _upper(model: Any, share: float) -> set[str] | None:
+    """What lies in the upper share of the layers; None for everything, and for a model whose layers
+    are in no list of their own."""
+    numbers = layers_of(model) if share < 1 else {}
+    count = max(numbers.values(), default=-1) + 1
+    lowest = count - max(1, round(share * count))
+    return {path for path, number in numbers.items() if number >= lowest} or None
+
+
+def _named(model: Any, settings: LoraSettings, linear: dict[str, bool]) -> Iterable[str]:
+    """The paths of the modules that the settings name."""
     wanted: str | list[str] = settings.target_modules
     if wanted == "auto":
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING

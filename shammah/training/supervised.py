@@ -36,6 +36,9 @@ from shammah.training.schedule import learning_rate, most_steps
 GROUP_TOKENS = 1024
 """How many tokens are computed between two looks at `should_stop`."""
 
+LOOK_EVERY = 3
+"""Steps between two looks at what was lost, once all is learned."""
+
 STEP = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
 PROGRESS = ("epoch", "epochs", "step", "steps", "batch", "batches", "learned", "seconds_left")
 
@@ -165,6 +168,7 @@ class _Run:
     """Of what is kept."""
     lost: int = 0
     """Of these, at the last look."""
+    looked_step: int = 0
     most_learned: int = 0
     progress_step: int = 0
     """The step after which more was right than ever before."""
@@ -226,7 +230,7 @@ class _Run:
                 if self.step >= self.steps:
                     return
                 await self._window(window, number, len(batches))
-                if self.settings.stop_when_learned and all(self.learned):
+                if self.settings.stop_when_learned and all(self.learned) and self._due():
                     await self._confirm()
                     if all(self.learned) and not self.lost:
                         return
@@ -302,6 +306,11 @@ class _Run:
         parts.setdefault("cross_entropy", []).extend(replayed)
         return {loss_fn: part for loss_fn, part in parts.items() if part}
 
+    def _due(self) -> bool:
+        """Whether it is time to look at everything again: at once, or a while after a look that
+        found something lost."""
+        return not self.lost or self.step - self.looked_step >= LOOK_EVERY
+
     def _note_progress(self) -> None:
         """What is lost is looked at only while all is learned; before that it counts as lost."""
         kept = sum(self.right_before) - self.lost if all(self.learned) else 0
@@ -354,6 +363,7 @@ class _Run:
             found = (await self.client.forward(self.kept)).greedy
             pairs = zip(self.right_before, found, strict=True)
             self.lost = sum(before and not now for before, now in pairs)
+            self.looked_step = self.step
 
     async def _recovers(self) -> bool:
         """Whether to go on, although nothing new is learned, because something is lost that may
@@ -390,6 +400,7 @@ class _Run:
                 "learned": self.learned,
                 "right_before": self.right_before,
                 "lost": self.lost,
+                "looked_step": self.looked_step,
                 "most_learned": self.most_learned,
                 "progress_step": self.progress_step,
                 "random": self._epoch_random or self.batches.state_dict(),
@@ -416,6 +427,7 @@ class _Run:
         self.tokens, self.seconds = loop["tokens"], loop["seconds"]
         self.loss, self.learned = loop["loss"], list(loop["learned"])
         self.right_before, self.lost = list(loop["right_before"]), loop["lost"]
+        self.looked_step = loop["looked_step"]
         self.most_learned, self.progress_step = loop["most_learned"], loop["progress_step"]
         self._saved_step = self.step
         await self.client.load_state(found)

@@ -6,31 +6,30 @@ import logging
 from typing import TYPE_CHECKING
 
 from shammah.errors import EmbeddingError
-from shammah.settings import AdaptersSettings
 
 if TYPE_CHECKING:
-    from shammah.generation.engine import Engine
     from shammah.models.load import BaseModel
     from shammah.ports.embedding_client import EmbeddingClient
+    from shammah.renderers.base import Renderer
 
 log = logging.getLogger("shammah")
 
 
-def embedder_of(base: BaseModel, engine: Engine, settings: AdaptersSettings) -> EmbeddingClient:
-    """The base model's own hidden states, or the sentence encoder of that name.
+def embedder_of(base: BaseModel, renderer: Renderer, embedding: str) -> EmbeddingClient:
+    """The base model's own hidden states for `base`, or the sentence encoder of that name.
 
     Raises:
         EmbeddingError: the base model cannot be read in this way.
         ModelError: there is no such encoder, or it cannot be used.
     """
-    if settings.embedding != "base":
+    if embedding != "base":
         from shammah.models.sentence_encoder import SentenceEncoder
 
-        return SentenceEncoder(settings.embedding, device=base.device, threads=base.threads)
+        return SentenceEncoder(embedding, device=base.device, threads=base.threads)
     from shammah.generation.embedding import HiddenStateEmbedder
 
     try:
-        return HiddenStateEmbedder(base, engine.renderer)
+        return HiddenStateEmbedder(base, renderer)
     except Exception as error:
         log.exception("no embeddings from %s", base.name)
         raise EmbeddingError(
