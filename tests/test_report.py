@@ -282,7 +282,7 @@ def test_an_adapter_and_an_evaluation_are_subjects_too(home: Path, tmp_path: Pat
     # 6 of 10 in 8: 60 examples, the last of which failed.
     mean = 48 / 59
     for expected in (
-        f"{mean:.3f}", "test.jsonl", "By kind", "odd", "LLMError", "lost", "gained", "wanted",
+        f"{mean:.3f}", "test.jsonl", "By kind", "odd", "LLMError", "gained", "+18", "wanted",
         "Examples that flipped",
     ):  # fmt: skip
         assert expected in text, expected
@@ -339,6 +339,27 @@ def test_it_is_opened_where_it_can_be_and_mistakes_are_told(home: Path, tmp_path
     assert at_a_folder.returncode == 2 and "is a folder" in at_a_folder.stderr
     empty = shammah(tmp_path / "empty", "report")
     assert empty.returncode == 3 and "no run yet" in empty.stderr
+
+
+def test_a_real_run_tells_what_its_lessons_were_answered(tmp_path: Path) -> None:
+    lesson = {"query": "Where do I work?", "correction": "At Fjord Labs.", "rating": "critical"}
+    took = shammah(tmp_path, "feedback", "import", "-", given=json.dumps(lesson))
+    assert took.returncode == 0, took.stderr
+    for key, value in (("training.max_steps", "3"), ("training.near_misses", "0")):
+        assert shammah(tmp_path, "config", "set", key, value).returncode == 0
+    trained = shammah(tmp_path, "train", "now", "--wait")
+    assert trained.returncode == 0, trained.stderr
+    out = tmp_path / "report.html"
+    told = shammah_json(tmp_path, "report", "--out", str(out))
+    assert told["adapter"] is not None and told["lessons"] == 1
+    assert {"loss", "learning_rate", "grad_norm", "tokens_per_second"} <= set(told["curves"])
+    text = Outline.of(out).said
+    for expected in (
+        "At Fjord Labs.", "before", "after", "hidden size", "vocabulary", "transformers",
+        "Other answers unchanged", "Lineage", "base model",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert "not asked" not in text
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=12))
