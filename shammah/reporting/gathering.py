@@ -161,7 +161,11 @@ def _with_run(contents: Contents, record: RunRecord, stores: Stores) -> Contents
         measurements=tuple(summaries.values()),
         behaviour=tuple(behaviour_of(summaries)),
         lessons=lessons_of_job(job),
-        settings={key: value for key, value in hparams.items() if key.split(".")[0] != "versions"},
+        settings={
+            key: value
+            for key, value in hparams.items()
+            if value != "" and not key.startswith("versions.")
+        },
         versions=versions,
     )
 

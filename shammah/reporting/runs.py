@@ -26,7 +26,7 @@ TITLES: Mapping[str, tuple[str, str]] = {
     "learning_rate": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", ""),
     "tokens_per_second": ("Throughput", "tokens per second"),
-    "learned": ("Lessons learned", "answered as taught"),
+    "learned": ("Learned", "wordings answered as taught"),
 }
 _LEFT_OUT = ("epoch", "checkpoint/seconds")
 _BEHAVIOUR = {
