@@ -227,8 +227,12 @@ async def test_a_session_is_made_from_settings(tmp_path: Path) -> None:
     path = tiny_models.build("qwen2", tmp_path / "model")
     service = LocalTrainingService()
     model = ModelSettings(name=str(path), device="cpu", dtype="fp32")
-    first = await service.create(model, LoraSettings(rank=3, target_modules=["q_proj"], layers=1.0), seed=1)
-    second = await service.create(model, LoraSettings(rank=3, target_modules=["q_proj"], layers=1.0), seed=2)
+    first = await service.create(
+        model, LoraSettings(rank=3, target_modules=["q_proj"], layers=1.0), seed=1
+    )
+    second = await service.create(
+        model, LoraSettings(rank=3, target_modules=["q_proj"], layers=1.0), seed=2
+    )
     info = await first.info()
     assert (info.model, info.rank, info.dtype, info.device) == (str(path), 3, "float32", "cpu")
     assert info.trainable_parameters == 2 * 3 * (32 + 32) and info.target_modules == ("q_proj",)

@@ -99,6 +99,12 @@ async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
     summaries = {one.metric: one for one in store.summaries(record.name)}
     store.close()
     assert record.status == "done" and record.about["hparams"]["lora"]["rank"] == 16
+    described = record.about["hparams"]["model"]
+    assert described["hidden_size"] > 0 and 0 < described["trainable"] < described["parameters"]
+    assert set(record.about["hparams"]["versions"]) >= {"shammah", "python", "torch"}
+    said = {lesson.target: lesson for lesson in adapter.require_metadata().lessons}
+    for _, answer in LESSONS:
+        assert said[answer].before not in (None, answer) and said[answer].after == answer
     assert summaries["loss"].points == losses[-1].step
     assert {"eval/loss", "eval/anchor_loss", "checkpoint/seconds"} <= set(summaries)
     (artifact,) = record.about["artifacts"].values()

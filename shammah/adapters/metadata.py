@@ -49,6 +49,9 @@ class LessonRecord(Record):
     learned: bool
     rejected: str | None = None
     objective: str = "towards"
+    before: str | None = None
+    """What the question was answered before training, greedily; None where it was not asked."""
+    after: str | None = None
 
     @property
     def aim(self) -> str:

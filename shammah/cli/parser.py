@@ -69,6 +69,7 @@ def build_parser() -> Parser:
     _train(commands)
     _adapters(commands)
     _runs(commands)
+    _report(commands)
     _feedback(commands)
     _config(commands)
     _model(commands)
@@ -273,6 +274,33 @@ def _runs(commands: Any) -> None:
     )
     delete = _action(actions, "delete", "forget what runs measured", "runs:delete")
     delete.add_argument("names", nargs="+", metavar="run")
+
+
+def _report(commands: Any) -> None:
+    report = _command(
+        commands,
+        "report",
+        "a run, an adapter or an evaluation as one page to hand on",
+        "report:run",
+        description="Writes one HTML file that needs nothing beside it: curves, evaluation, "
+        "lessons with the answers before and after, lineage, settings.",
+    )
+    report.add_argument(
+        "name",
+        nargs="?",
+        metavar="what",
+        help="job-3, 3, the name of a run or an adapter, or the folder of an evaluation; the "
+        "newest run if not given",
+    )
+    report.add_argument("--out", metavar="FILE", help="the file; else report-NAME.html here")
+    report.add_argument(
+        "--png", metavar="FOLDER", help="write the pictures there too (extra `report`)"
+    )
+    report.add_argument(
+        "--no-lessons", action="store_true", help="leave out what the user said and was answered"
+    )
+    report.add_argument("--open", action="store_true", help="show it in the browser")
+    _json(report, "where the file is and what is in it")
 
 
 def _feedback(commands: Any) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from shammah.errors import DataError
+from shammah.errors import DataError, InputError
 from shammah.evaluation.results import MISSING, Results, mean
 from shammah.evaluation.statistics import Interval, bootstrap_mean
 
@@ -97,6 +98,24 @@ class Report:
         """The report as JSON has it, nan as null."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+        """The report that `to_dict` gave.
+
+        Raises:
+            InputError: it is none.
+        """
+        try:
+            return _REPORT.validate_python(_numbered(values))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "the whole"
+            raise InputError(f"It is no report: {where}: {problem['msg']}.") from error
+
+
+_REPORT = TypeAdapter(Report)
+_MAY_BE_NONE = ("group_by", "groups", "totals")
 
 
 def report(results: Results, *, pass_at: float = PASS_AT, seed: int = 0) -> Report:
@@ -205,6 +224,24 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
             yield from _numbers(f"{name}.{key}", each)
     elif isinstance(value, int | float):
         yield name, float(value)
+
+
+def _numbered(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Null as nan again, but where it says that there is nothing."""
+    return {
+        key: each if key in _MAY_BE_NONE and not isinstance(each, Mapping) else _known(key, each)
+        for key, each in values.items()
+    }
+
+
+def _known(key: str, value: Any) -> Any:
+    if value is None:
+        return MISSING
+    if key == "totals":  # a scorer's own figures, of whatever kind
+        return value
+    if isinstance(value, Mapping):
+        return {name: _known(name, each) for name, each in value.items()}
+    return [_known("", each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: Any) -> Any:

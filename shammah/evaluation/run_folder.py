@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shammah.errors import InputError, StorageError, UsageError
+from shammah.evaluation.report import Report
 from shammah.evaluation.results import Results
 from shammah.evaluation.rows import EvaluationRow, read_row
 from shammah.evaluation.scorer import Scorer
@@ -227,6 +228,21 @@ def settings_of(folder: Path) -> RunSettings:
         raise InputError(f"{folder} holds no evaluation: there is no {SETTINGS}.") from error
     except ValidationError as error:
         raise InputError(f"{path} cannot be read: {error.errors()[0]['msg']}.") from error
+
+
+def report_of(folder: Path) -> Report | None:
+    """The figures of the run in a folder; None where it is not done yet.
+
+    Raises:
+        InputError: the file is no report.
+    """
+    path = folder / REPORT
+    try:
+        return Report.from_dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
 
 
 def rows_of(folder: Path) -> Iterator[EvaluationRow]:

@@ -169,12 +169,15 @@ class LoraRecord(Record):
 
 class LessonOutcome(Record):
     """What became of one lesson: answered as taught by greedy decoding or not; `problem` says why
-    it could not be trained on at all, `revision` what the model made of its answer and note."""
+    it could not be trained on at all, `revision` what the model made of its answer and note.
+    `before` and `after` are what its question was answered, None where that was not asked."""
 
     feedback_id: int | None
     learned: bool
     problem: str | None = None
     revision: str | None = None
+    before: str | None = None
+    after: str | None = None
 
 
 class Before(Record):
@@ -183,6 +186,8 @@ class Before(Record):
     figures: Figures
     surprises: tuple[float, ...]
     gibberish: float
+    answers: tuple[str | None, ...] = ()
+    """To the lessons' questions."""
 
 
 class Happening(Record):

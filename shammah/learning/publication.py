@@ -47,6 +47,11 @@ def publish(
 def metadata(spec: JobSpec, result: Complete, domain: str | None = None) -> AdapterMetadata:
     """What is to be known about the adapter of a job. The library fills in its name."""
     learned = set(result.learned)
+    answered = {
+        outcome.feedback_id: {"before": outcome.before, "after": outcome.after}
+        for outcome in result.outcomes
+        if outcome.feedback_id is not None
+    }
     return AdapterMetadata(
         name="",
         created_at=now(),
@@ -64,6 +69,7 @@ def metadata(spec: JobSpec, result: Complete, domain: str | None = None) -> Adap
                 rejected=lesson.rejected,
                 weight=lesson.weight,
                 learned=lesson.feedback_id in learned,
+                **answered.get(lesson.feedback_id or 0, {}),
             )
             for lesson in spec.taught
         ],

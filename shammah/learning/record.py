@@ -4,13 +4,17 @@ that were chosen. No word of a conversation is written anywhere but in the job's
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import shammah
 from shammah.learning.gate import Figures, GateReport
 from shammah.learning.job import MEASURED, Complete, JobSpec, Progress, Start
+from shammah.models.describe import ModelDescription
 from shammah.tracking import telemetry
 from shammah.tracking.loggers.base import Artifact, Outcome, RunIdentity
 from shammah.tracking.loggers.multiplexer import CLOSE_SECONDS, Multiplexer
@@ -30,16 +34,11 @@ class RunLog:
         self.outcome: Outcome = "done"
         """How the run will have ended."""
 
-    def begin(self, spec: JobSpec, start: Start) -> None:
+    def begin(self, spec: JobSpec, start: Start, model: ModelDescription) -> None:
         """What the run is made with."""
         self.loggers.log_hparams(
             {
-                "model": {
-                    "name": start.model,
-                    "fingerprint": start.fingerprint,
-                    "device": start.device,
-                    "dtype": start.dtype,
-                },
+                "model": model.hparams(),
                 "lora": spec.lora.model_dump(mode="json"),
                 "training": spec.training.model_dump(mode="json"),
                 "lessons": start.lessons,
@@ -47,6 +46,7 @@ class RunLog:
                 "parent": start.parent,
                 "reason": spec.reason,
                 "threads": start.threads,
+                "versions": versions(),
             }
         )
 
@@ -119,6 +119,15 @@ def run_log(
         # Who was told to end is soon killed.
         interrupted = log.outcome == "interrupted"
         loggers.close(log.outcome, INTERRUPTED_SECONDS if interrupted else CLOSE_SECONDS)
+
+
+def versions() -> dict[str, str]:
+    """Of this program, of Python, and of what computes."""
+    return {
+        "shammah": shammah.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
+    }
 
 
 def evaluated(step: int, figures: Figures) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +19,7 @@ import torch
 
 from shammah.errors import TrainingError
 from shammah.files import write_atomic
+from shammah.learning.answers import greedy_answers
 from shammah.learning.clock import RunningClock
 from shammah.learning.curriculum import (
     Curriculum,
@@ -49,11 +50,13 @@ from shammah.learning.job import (
 from shammah.learning.material import Material
 from shammah.learning.measures import surprises
 from shammah.learning.record import RunLog, evaluated, run_log
+from shammah.models.describe import describe
 from shammah.models.load import BaseModel, load_base_model
 from shammah.renderers.registry import renderer_for
 from shammah.settings import TrainingSettings
 from shammah.tracking.telemetry import span
 from shammah.training.local_client import LocalTrainingClient
+from shammah.training.lora import trainable_parameters
 from shammah.training.schedule import rate_for_width
 from shammah.training.supervised import SupervisedResult, checkpoint_step, train_supervised
 
@@ -101,6 +104,8 @@ def _run(
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
     rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
     torch.set_num_threads(threads or base.threads)
+    # Before the adapter's own parameters are among the model's.
+    model = describe(base, trainable_parameters(base.model, spec.lora))
 
     async def work() -> Failed | None:
         anchors = await anchors_of(base, rendered, folder)
@@ -118,9 +123,9 @@ def _run(
         client.remember(held.examples)
         resumed = checkpoint_step(folder / CHECKPOINT)
         with run_log(spec, folder, resumed, lambda text: tell(Remark(text=text))) as log:
-            job = _Work(folder, spec, base, client, held, signals, tell, log)
+            job = _Work(folder, spec, base, client, rendered, held, signals, tell, log)
             start = job.start(loaded, resumed)
-            log.begin(spec, start)
+            log.begin(spec, start, model)
             tell(start)
             signals.setting_up = False
             failed = await job.train()
@@ -150,6 +155,7 @@ class _Work:
     spec: JobSpec
     base: BaseModel
     client: LocalTrainingClient
+    rendered: Rendering
     curriculum: Curriculum
     signals: StopSignal
     tell: Callable[[Event], None]
@@ -195,6 +201,13 @@ class _Work:
         learned = self.lessons.learned(result.learned)
         with span("stage", "after"):
             after = await self.curriculum.probes.figures(self.client)
+            # What is learned is answered as taught.
+            answers = await self.answers(
+                [
+                    lesson.target if right else None
+                    for lesson, right in zip(self.lessons.lessons, learned, strict=True)
+                ]
+            )
         evaluated(result.steps, after)
         report = judge(
             self.lessons.lessons,
@@ -204,7 +217,7 @@ class _Work:
             before.figures,
             after,
         )
-        complete = self.complete(result, report)
+        complete = self.complete(result, report, before.answers, answers)
         write_atomic(self.folder / RESULT, event_line(complete))
         self.log.complete(self.folder / WEIGHTS, complete, self.spec)
         self.tell(complete)
@@ -221,10 +234,25 @@ class _Work:
             figures=await self.curriculum.probes.figures(self.client),
             surprises=tuple(await surprises(self.client, self.lessons)),
             gibberish=fmean(noise) if noise else 0.0,
+            # What was condemned is what was answered.
+            answers=tuple(await self.answers([lesson.rejected for lesson in self.lessons.lessons])),
         )
         write_atomic(kept, before.model_dump_json())
         evaluated(0, before.figures)
         return before
+
+    async def answers(self, known: Sequence[str | None]) -> list[str | None]:
+        """What the lessons' questions are answered with the weights as they are; the `known` ones
+        are not asked."""
+        return await greedy_answers(
+            self.client,
+            self.rendered.renderer,
+            self.lessons.lessons,
+            known,
+            context_turns=self.spec.training.context_turns,
+            max_length=self.rendered.max_length,
+            stopped=lambda: self.signals.stop,
+        )
 
     def on_event(self, values: dict[str, Any]) -> None:
         """Tell what the loop reports, and write down the figures of its steps."""
@@ -235,7 +263,13 @@ class _Work:
         self.log.step(progress)
         self.tell(progress)
 
-    def complete(self, result: SupervisedResult, report: GateReport) -> Complete:
+    def complete(
+        self,
+        result: SupervisedResult,
+        report: GateReport,
+        before: Sequence[str | None],
+        after: Sequence[str | None],
+    ) -> Complete:
         weights = self.folder / WEIGHTS
         parameters = self.client.lora.named_parameters()
         with weights.open("rb") as stream:
@@ -246,9 +280,16 @@ class _Work:
                 feedback_id=lesson.feedback_id,
                 learned=learned,
                 revision=lesson.target if lesson.feedback_id in asked else None,
+                before=was,
+                after=now,
             )
-            for lesson, learned in zip(
-                self.lessons.lessons, self.lessons.learned(result.learned), strict=True
+            for lesson, learned, was, now in zip(
+                self.lessons.lessons,
+                self.lessons.learned(result.learned),
+                # A job that was begun by an older version has none.
+                before or [None] * len(self.lessons.lessons),
+                after,
+                strict=True,
             )
         ]
         outcomes += [

@@ -81,6 +81,12 @@ class ModelDescription:
     def _at_each_dtype(self, kind: str) -> str:
         return ", ".join(f"{gigabytes(sizes[kind])} in {d}" for d, sizes in self.memory.items())
 
+    def hparams(self) -> dict[str, Any]:
+        """What identifies and sizes the model, as a run's hyperparameters; no path, and nothing
+        that another moment on this machine would change."""
+        left_out = ("path", "memory", "free_bytes", "figures", "notes", "special_tokens")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
