@@ -14,6 +14,7 @@ from program import Correction, Program
 from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.adapters.weights import LoraWeights, load_checked
 from shammah.assistant.scope import ActiveScope
+from shammah.generation.embedder import Embedders
 from shammah.generation.engine import Engine
 from shammah.generation.params import GenerationParams
 from shammah.messages import Conversation, assistant, system, user
@@ -54,7 +55,8 @@ class Chat:
         self._engine.activate(weights, adapter.name)
         self._adapters = settings.adapters
         folder = library.folder.parent / "embeddings" / "scope"
-        self._scope = ActiveScope(self.base, self._engine, library, folder, print)
+        embedders = Embedders(self.base, self.renderer)
+        self._scope = ActiveScope(embedders, self._engine, library, folder, print)
 
     def answers(self, questions: Sequence[str]) -> list[str]:
         return [self._answer(question) for question in questions]

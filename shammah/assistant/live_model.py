@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shammah.adapters.library import Adapter, AdapterLibrary
     from shammah.assistant.routing import DomainRouting
     from shammah.assistant.scope import ActiveScope
+    from shammah.generation.embedder import Embedders
     from shammah.generation.engine import Engine
     from shammah.models.describe import ModelDescription
     from shammah.models.load import BaseModel
@@ -49,6 +50,7 @@ class LiveModel:
         self._fixed_adapter = fixed_adapter
         self._routing: DomainRouting | None = None
         self._scope: ActiveScope | None = None
+        self._embedders: Embedders | None = None
         self._swap_lock = asyncio.Lock()
         self._pins = contextlib.ExitStack()
 
@@ -64,7 +66,7 @@ class LiveModel:
         """
         base, engine = await asyncio.to_thread(_load, settings)
         previous, self.base, self.engine = self.engine, base, engine
-        self._routing = self._scope = None
+        self._routing = self._scope = self._embedders = None
         if previous is not None:
             await asyncio.to_thread(previous.close)
         for note in base.notes:
@@ -126,10 +128,19 @@ class LiveModel:
         if self._scope is None:
             from shammah.assistant.scope import ActiveScope
 
-            base, engine = self.require()
+            _, engine = self.require()
             folder = self._embeddings / "scope"
-            self._scope = ActiveScope(base, engine, library, folder, self._from_any_thread())
+            embedders = self._embedders_of()
+            self._scope = ActiveScope(embedders, engine, library, folder, self._from_any_thread())
         return self._scope
+
+    def _embedders_of(self) -> Embedders:
+        if self._embedders is None:
+            from shammah.generation.embedder import Embedders
+
+            base, engine = self.require()
+            self._embedders = Embedders(base, engine.renderer)
+        return self._embedders
 
     def _from_any_thread(self) -> Callable[[Notice], None]:
         loop = asyncio.get_running_loop()
@@ -151,7 +162,12 @@ class LiveModel:
             from shammah.assistant.routing import DomainRouting
 
             self._routing = DomainRouting(
-                base, engine, library, self._embeddings, self._from_any_thread()
+                base,
+                self._embedders_of(),
+                engine,
+                library,
+                self._embeddings,
+                self._from_any_thread(),
             )
         return self._routing
 

@@ -19,11 +19,11 @@ from shammah.adapters.domains import DomainAdapter, DomainRouter, Route, domain_
 from shammah.adapters.weights import load_checked
 from shammah.assistant.views import Notice
 from shammah.errors import ShammahError
-from shammah.generation.embedder import embedder_of
 from shammah.settings import AdaptersSettings
 
 if TYPE_CHECKING:
     from shammah.adapters.library import AdapterLibrary
+    from shammah.generation.embedder import Embedders
     from shammah.generation.engine import Engine
     from shammah.generation.lora import AdapterState
     from shammah.models.load import BaseModel
@@ -47,6 +47,7 @@ class DomainRouting:
 
     Args:
         base: the engine's model.
+        embedders: of that model.
         library: where the adapters are.
         folder: where vectors of lessons are kept.
         on_notice: called on the event loop with what the user should read.
@@ -55,12 +56,14 @@ class DomainRouting:
     def __init__(
         self,
         base: BaseModel,
+        embedders: Embedders,
         engine: Engine,
         library: AdapterLibrary,
         folder: Path,
         on_notice: Callable[[Notice], None],
     ) -> None:
         self._base = base
+        self._embedders = embedders
         self._engine = engine
         self._library = library
         self._folder = folder
@@ -113,9 +116,7 @@ class DomainRouting:
             self._seen = seen
             if self._router is None or self._embedding != settings.embedding:
                 self._router = None
-                embedder = await asyncio.to_thread(
-                    embedder_of, self._base, self._engine.renderer, settings.embedding
-                )
+                embedder = await self._embedders.get(settings.embedding)
                 self._router = DomainRouter(embedder, self._folder)
                 self._embedding = settings.embedding
             await self._router.learn(await asyncio.to_thread(self._find, failed))

@@ -16,14 +16,13 @@ from shammah.adapters.lesson_vectors import LessonVectors
 from shammah.adapters.scope import Scope, taught_questions
 from shammah.assistant.views import Notice
 from shammah.errors import ShammahError
-from shammah.generation.embedder import embedder_of
 from shammah.learning.rephrasing import rephrasings
 from shammah.settings import AdaptersSettings
 
 if TYPE_CHECKING:
     from shammah.adapters.library import AdapterLibrary
+    from shammah.generation.embedder import Embedders
     from shammah.generation.engine import Engine
-    from shammah.models.load import BaseModel
 
 log = logging.getLogger("shammah")
 
@@ -32,7 +31,7 @@ class ActiveScope:
     """The scope of the adapter that one engine answers with.
 
     Args:
-        base: the engine's model.
+        embedders: of the engine's model.
         library: where the adapters are described.
         folder: where vectors of lessons are kept.
         on_notice: called with what the user should read, from any thread.
@@ -40,20 +39,18 @@ class ActiveScope:
 
     def __init__(
         self,
-        base: BaseModel,
+        embedders: Embedders,
         engine: Engine,
         library: AdapterLibrary,
         folder: Path,
         on_notice: Callable[[Notice], None],
     ) -> None:
-        self._base = base
+        self._embedders = embedders
         self._engine = engine
         self._library = library
         self._folder = folder
         self._on_notice = on_notice
         self._scope: Scope | None = None
-        self._vectors: LessonVectors | None = None
-        self._embedding: str | None = None
         self._seen: object = None
         self._said: set[str] = set()
         self._looking = asyncio.Lock()
@@ -89,15 +86,8 @@ class ActiveScope:
                 return
             # Set where it fails, too: it is not tried again until something is another way.
             self._seen, self._scope = seen, None
-            # An embedder outlives a swap: it may be a model of its own, and has a thread.
-            if self._vectors is None or self._embedding != settings.embedding:
-                self._vectors = None
-                embedder = await asyncio.to_thread(
-                    embedder_of, self._base, self._engine.renderer, settings.embedding
-                )
-                self._vectors = LessonVectors(embedder, self._folder)
-                self._embedding = settings.embedding
-            scope = Scope(self._vectors, rephrasings)
+            embedder = await self._embedders.get(settings.embedding)
+            scope = Scope(LessonVectors(embedder, self._folder), rephrasings)
             await scope.learn(await asyncio.to_thread(self._questions, name))
             self._scope = scope
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,26 @@ if TYPE_CHECKING:
     from shammah.renderers.base import Renderer
 
 log = logging.getLogger("shammah")
+
+
+class Embedders:
+    """The embedder that was asked for last: one for all who ask, as it may be a model of its own
+    and has a thread."""
+
+    def __init__(self, base: BaseModel, renderer: Renderer) -> None:
+        self._base = base
+        self._renderer = renderer
+        self._found: tuple[str, EmbeddingClient] | None = None
+        self._making = asyncio.Lock()
+
+    async def get(self, embedding: str) -> EmbeddingClient:
+        """`embedder_of`, made on a thread where it is not there yet."""
+        async with self._making:
+            if self._found is None or self._found[0] != embedding:
+                self._found = None
+                made = await asyncio.to_thread(embedder_of, self._base, self._renderer, embedding)
+                self._found = (embedding, made)
+            return self._found[1]
 
 
 def embedder_of(base: BaseModel, renderer: Renderer, embedding: str) -> EmbeddingClient:
