@@ -36,6 +36,7 @@ from shammah.training.allocator import limit_kernels, release_memory
 from shammah.training.body import Body, Pairs, Targets
 from shammah.training.failures import check, failures
 from shammah.training.holding import Holding, Moments
+from shammah.training.hooks import Gradients, Hook, look, make_hooks
 from shammah.training.layers import install
 from shammah.training.lora import attach_lora, linear_modules
 from shammah.training.loss_inputs import loss_inputs
@@ -71,6 +72,7 @@ class LocalTrainingClient:
         parent_scaling: float | None = None,
         frozen_rank: int | None = None,
         moments: Moments | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         """
         Args:
@@ -78,12 +80,14 @@ class LocalTrainingClient:
             parent_scaling: alpha / r of the parent where no metadata file lies beside it.
             frozen_rank: keep the parent, and train only what is added to it; see `attach_lora`.
             moments: of the base model, to hold it by (`training.hold`).
+            hooks: look at gradients, beside those of `training.hooks`.
 
         Raises:
-            TrainingError: a target module does not exist in the model.
+            TrainingError: a target module does not exist in the model, or a hook does not.
             AdapterInvalidError: the parent does not fit the model.
         """
         self.base = base
+        asked = make_hooks(training.hooks)
         limit_kernels()
         fitting = tokens_for(base.model)
         self.lora = attach_lora(
@@ -102,6 +106,7 @@ class LocalTrainingClient:
         """Tokens computed at once."""
         self._vocabulary = int(base.model.get_input_embeddings().weight.shape[0])
         self._optimizer = AdamW(self.lora.named_parameters())
+        self._hooks = [*asked, *hooks]
         self._weight = 0.0
         self._sampler: LocalSamplingClient | None = None
         self._random = OwnRandom(self.body.device, training.seed)
@@ -160,6 +165,8 @@ class LocalTrainingClient:
             # The optimizer divides by the weight of what was gathered.
             self._holding.add_gradients(self._hold * weight)
         with failures():
+            if self._hooks and weight > 0:
+                look(self._hooks, self._gradients(weight))
             norm = self._optimizer.step(weight, params)
         if self.lora.frozen is not None:
             self.lora.frozen.restore()
@@ -307,6 +314,18 @@ class LocalTrainingClient:
         tokens = sum(len(example.model_input) for example in group)
         self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // max(1, tokens)
         return self.body.targets(group, others, shares=shares)
+
+    def _gradients(self, weight: float) -> Gradients:
+        parameters = self.lora.named_parameters()
+        found = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        return Gradients(
+            self._optimizer.steps + 1,
+            tuple(found),
+            tuple(found.values()),
+            weight,
+            parameters,
+            self.lora.frozen.rank if self.lora.frozen is not None else 0,
+        )
 
     def _forget(self) -> None:
         """Drop the gradients gathered so far."""
