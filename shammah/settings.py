@@ -18,6 +18,12 @@ DOMAIN = r"[a-z0-9][a-z0-9+#._-]{0,39}"
 """What a domain may be called: `rust`, `c++`, `web-api`."""
 
 
+HOOK = (
+    r"norm|distribution|flow|health"
+    r"(:(vanishing|exploding)=\d[\d.eE+-]*(,(vanishing|exploding)=\d[\d.eE+-]*)?)?"
+)
+"""A gradient hook; `health` may have thresholds of its own: `health:vanishing=1e-9`."""
+
 LoggerName = Literal["rich", "tensorboard", "wandb", "mlflow", "neptune", "trackio"]
 """Tools that runs can be written to; `shammah.tracking.loggers.opening` knows them."""
 
@@ -150,12 +156,25 @@ class TrainingSettings(Section):
     from the base model."""
     max_rank: int = Field(64, ge=2, le=4096)
     """With delta: where the rank would grow beyond this, the earlier rounds are recompressed."""
+    hooks: list[str] = []
+    """What looks at the gradients of each step: norm, distribution, flow, health."""
     checkpoint_every: int = Field(20, ge=1)
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0, le=1024)
     """Threads of the worker process; 0 chooses by the model's size."""
     nice: int = Field(10, ge=0, le=19)
     timeout_minutes: float = Field(120.0, gt=0)
+
+    @field_validator("hooks")
+    @classmethod
+    def _some_hooks(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not re.fullmatch(HOOK, name):
+                raise ValueError(
+                    f"{name!r} is no hook: there are norm, distribution, flow, health and "
+                    "health:vanishing=1e-7,exploding=1e3"
+                )
+        return value
 
     @field_validator("domain")
     @classmethod

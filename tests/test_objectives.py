@@ -96,8 +96,8 @@ def test_clipped_advantage_by_hand() -> None:
 
 
 def test_an_unknown_loss_and_missing_inputs_are_named() -> None:
-    with pytest.raises(TrainingError, match="no loss named 'dpo'"):
-        losses.get("dpo")
+    with pytest.raises(TrainingError, match="no loss named 'dppo'"):
+        losses.get("dppo")
 
 
 def short(seed: int, length: int = 12) -> Datum:

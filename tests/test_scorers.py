@@ -20,30 +20,29 @@ from hypothesis import strategies as st
 from test_llm_clients import Server, completion
 from tiny_models import engine_for
 
+from shammah import libraries
 from shammah.backends.openai_llm import OpenAILLM
 from shammah.datasets import open_dataset
 from shammah.errors import DataError, InputError, LLMError, UsageError
-from shammah.evaluation import libraries
-from shammah.evaluation.claim_graph import (
-    Betti,
-    ClaimGraph,
-    betti,
-    circular,
-    consistency,
-    contradictory,
-    parse_claims,
-    topological_loss,
-)
 from shammah.evaluation.numeric import final_answer
 from shammah.evaluation.registry import names, needs, register, scorer
 from shammah.evaluation.scorer import Aggregating, Score, Scorer, distinct_names
-from shammah.evaluation.structured import cited_ids
 from shammah.generation.embedding import HiddenStateEmbedder
 from shammah.generation.engine_llm import EngineLLM
 from shammah.models.load import BaseModel
 from shammah.models.sentence_encoder import SentenceEncoder
 from shammah.ports.embedding_client import EmbeddingClient
 from shammah.renderers.registry import renderer_for
+from shammah.structure.citations import cited_ids
+from shammah.structure.claims import ClaimGraph, parse_claims
+from shammah.structure.graph import (
+    Betti,
+    betti,
+    circular,
+    consistency,
+    contradictory,
+    topological_loss,
+)
 
 OUTPUTS = (
     "The cat sat on the mat, near the door.",

@@ -160,6 +160,16 @@ def _train(commands: Any) -> None:
         "--domain", metavar="NAME", help="what its adapter is for, instead of training.domain"
     )
     now.add_argument(
+        "--hooks",
+        metavar="NAMES",
+        help="look at gradients: norm, distribution, flow, health, or several with commas",
+    )
+    now.add_argument(
+        "--report",
+        action="store_true",
+        help="draw how gradients flowed through the layers at the end (with --wait)",
+    )
+    now.add_argument(
         "--logger",
         action="append",
         metavar="NAME",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from shammah.errors import TrainingError, UsageError
 from shammah.repl import wording
 from shammah.repl.text import columns, pairs, unicode_output
 from shammah.repl.toolbar import training_progress
+from shammah.repl.wording import runs as runs_wording
 
 if TYPE_CHECKING:
     from shammah.learning.queue import Job
@@ -29,7 +31,9 @@ SHOWN = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "epoch", "le
 
 def now(options: Namespace) -> int:
     domain = _domain(options.domain)
-    changes = _tracking(options)
+    changes = {**_tracking(options), **_hooks(options)}
+    if options.report and not options.wait:
+        raise UsageError("--report draws when the job is done: it needs --wait.")
     if options.wait:
 
         async def ask(trainer: Trainer) -> Job:
@@ -150,6 +154,8 @@ async def _run_here(
         emit(job)
     elif job.status == "done":
         say(wording.job_done(job))
+        if getattr(options, "report", False):
+            _flow(options, job)
     if job.status != "done":
         raise TrainingError(wording.job_done(job))
     return 0
@@ -229,19 +235,48 @@ def _tracking(options: Namespace) -> dict[str, Any]:
     return {key: value for key, value in changes.items() if value is not None}
 
 
+def _hooks(options: Namespace) -> dict[str, Any]:
+    """The setting that `--hooks` and `--report` stand for. A comma before `exploding=` or
+    `vanishing=` is between thresholds, not between hooks."""
+    if options.hooks is None and not options.report:
+        return {}
+    given = options.hooks
+    if given is None:
+        given = ",".join(settings_of(paths_of(options)).training.hooks)
+    names = [name.strip() for name in re.split(r",(?!\s*(?:exploding|vanishing)=)", given)]
+    names = list(dict.fromkeys(name for name in names if name))
+    if options.report and "flow" not in names:
+        names.append("flow")
+    return {"training.hooks": names}
+
+
+def _flow(options: Namespace, job: Job) -> None:
+    """How gradients flowed through the layers, from the run's own record."""
+    from shammah.learning.job import JobSpec
+    from shammah.tracking.loggers.store import open_store
+
+    store = open_store(paths_of(options).data)
+    try:
+        found = store.summaries(JobSpec.read(job.folder).run_name)
+        say(runs_wording.flow(found, coloured=coloured(), blocks=unicode_output(sys.stdout)))
+    finally:
+        store.close()
+
+
 def _written(job: Job, options: Namespace, changes: dict[str, Any]) -> Job:
-    """The job, if it is written down as the options say: it may have been queued before.
+    """The job, if it is written down and looked at as the options say: it may have been queued
+    before.
 
     Raises:
-        TrainingError: it is written down otherwise.
+        TrainingError: it is otherwise.
     """
     if changes:
         from shammah.learning.job import JobSpec
 
-        wanted = settings_of(paths_of(options), changes).tracking
-        if JobSpec.read(job.folder).tracking != wanted:
+        wanted, spec = settings_of(paths_of(options), changes), JobSpec.read(job.folder)
+        if spec.tracking != wanted.tracking or spec.training.hooks != wanted.training.hooks:
             raise TrainingError(
-                f"Training job {job.id} is {job.status} already, with other loggers.",
+                f"Training job {job.id} is {job.status} already, with other loggers or hooks.",
                 hint="Leave these options out to wait for it, or `shammah train cancel` first.",
             )
     return job

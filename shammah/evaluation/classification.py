@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shammah.errors import InputError, UsageError
-from shammah.evaluation.libraries import library
 from shammah.evaluation.scorer import Score, Tally, known, wanted
+from shammah.libraries import library
 
 UNPARSED = "(unparsed)"
 """What stands in a confusion matrix for an answer without a label."""

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from shammah.evaluation.libraries import library
 from shammah.evaluation.scorer import Score, Tally, wanted
+from shammah.libraries import library
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

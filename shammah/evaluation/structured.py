@@ -10,16 +10,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from shammah.errors import InputError, UsageError
-from shammah.evaluation import claim_graph
-from shammah.evaluation.libraries import library
 from shammah.evaluation.scorer import Score, Tally, known, wanted
-
-CITATION = (
-    r"(?<!\w)\[((?:[Dd]oc(?:ument)?[ :#_-]{0,3})?[\w.:-]+(?:\s*[,;]\s*[\w.:-]+)*)\](?!\()"
-    r"|\bDocument\s+#?(\w+)"
+from shammah.libraries import library
+from shammah.structure.citations import CITATION, citation_measures, cited_ids
+from shammah.structure.claims import parse_claims
+from shammah.structure.graph import (
+    Betti,
+    betti,
+    circular,
+    consistency,
+    contradictory,
+    topological_loss,
 )
-"""`[12]`, `[Document 12]`, `[12, 14]`, `Document 12`; no link, and no `CLAIM[c1]`."""
-_WORD = re.compile(r"^[Dd]oc(?:ument)?[ :#_-]*(?=\w)")
 
 
 class CitationValidity:
@@ -71,7 +73,7 @@ class CitationValidity:
         cited = cited_ids(output, self._pattern)
         invalid = [each for each in cited if each not in shown]
         right = [each for each in cited if each in gold]
-        parts = _citation_measures(len(cited), len(gold), len(right), len(invalid))
+        parts = citation_measures(len(cited), len(gold), len(right), len(invalid))
         value = parts[self._measure] - self._invalid_weight * parts["invalid_rate"]
         counts = {"right": len(right), "gold": len(gold), "cited": cited, "invalid": invalid}
         return Score(max(0.0, value), {**parts, **counts})
@@ -96,24 +98,13 @@ class _Citations:
         if not self._examples:
             return {}
         counts = {"cited": self._cited, "gold": self._gold, "right": self._right}
-        measures = _citation_measures(self._cited, self._gold, self._right, self._invalid)
+        measures = citation_measures(self._cited, self._gold, self._right, self._invalid)
         return {**measures, **counts, "invalid": self._invalid}
 
 
-def cited_ids(text: str, pattern: re.Pattern[str] | str = CITATION) -> list[str]:
-    """The ids that a text cites, each once, in the order of the text."""
-    found: dict[str, None] = {}
-    for citation in re.finditer(pattern, text):
-        for group in citation.groups():
-            for each in re.split(r"[,;]", group or ""):
-                if identifier := _WORD.sub("", each.strip()):
-                    found[identifier] = None
-    return list(found)
-
-
 class ClaimGraphConsistency:
-    """How consistent the claims of an output are, as `claim_graph` says. An output without claims
-    is worth 0: it has not the structure that was asked for.
+    """How consistent the claims of an output are, as `structure.graph` says. An output without
+    claims is worth 0: it has not the structure that was asked for.
 
     Args:
         measure: `consistency`, the share of claims that neither support themselves in a circle nor
@@ -131,42 +122,28 @@ class ClaimGraphConsistency:
         self._measure = measure
 
     async def score(self, output: str, target: str, metadata: Mapping[str, Any]) -> Score:
-        goal: claim_graph.Betti | None = None
+        goal: Betti | None = None
         if self._measure == "topology":
-            goal = claim_graph.betti(claim_graph.parse_claims(wanted(target, self.name)))
+            goal = betti(parse_claims(wanted(target, self.name)))
             if not goal.claims:
                 raise InputError(f"{self.name}: the target has no line such as CLAIM[c1]: text.")
-        graph = claim_graph.parse_claims(output)
-        shape = claim_graph.betti(graph)
+        graph = parse_claims(output)
+        shape = betti(graph)
         detail: dict[str, Any] = {
             "claims": shape.claims,
             "relations": len(graph.relations),
             "b0": shape.b0,
             "b1": shape.b1,
-            "circular": sorted(claim_graph.circular(graph)),
-            "contradictory": sorted(claim_graph.contradictory(graph)),
+            "circular": sorted(circular(graph)),
+            "contradictory": sorted(contradictory(graph)),
             "problems": list(graph.problems),
         }
         if not graph.claims:
             return Score(0.0, detail)
         if goal is None:
-            return Score(claim_graph.consistency(graph), detail)
-        loss = claim_graph.topological_loss(graph, goal)
+            return Score(consistency(graph), detail)
+        loss = topological_loss(graph, goal)
         return Score(max(0.0, 1.0 - loss), {**detail, "loss": loss})
-
-
-def _citation_measures(cited: int, gold: int, right: int, invalid: int) -> dict[str, float]:
-    precision = right / cited if cited else float(not gold)
-    recall = right / gold if gold else 1.0
-    both = precision + recall
-    rate = invalid / cited if cited else 0.0
-    return {
-        "precision": precision,
-        "recall": recall,
-        "f1": 2 * precision * recall / both if both else 0.0,
-        "invalid_rate": rate,
-        "valid": 1.0 - rate,
-    }
 
 
 def _ids(value: Any, field: str) -> frozenset[str]:

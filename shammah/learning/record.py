@@ -20,7 +20,7 @@ from shammah.tracking.loggers.base import Artifact, Outcome, RunIdentity
 from shammah.tracking.loggers.multiplexer import CLOSE_SECONDS, Multiplexer
 from shammah.tracking.loggers.opening import open_loggers
 
-HANDLER = "run log"
+HANDLER, ISSUES = "run log", "issues"
 INTERRUPTED_SECONDS = 3.0
 """What loggers get to finish where the job was told to end."""
 
@@ -87,7 +87,7 @@ def run_log(
 
     Args:
         folder: of the job; the data folder is the one that holds the folder of jobs.
-        tell: is given a line about each logger that fails.
+        tell: is given a line about each logger that fails, and about gradients that do.
     """
     tracking = spec.tracking
     run = RunIdentity(
@@ -105,9 +105,16 @@ def run_log(
     )
     loggers = open_loggers(tracking.loggers, run, tell=tell)
     log = RunLog(run, loggers)
-    events = ("training.eval", "training.checkpoint")
+    events = ("training.eval", "training.checkpoint", "training.gradients")
+
+    def issue(name: str, measured: Mapping[str, int | float], about: Mapping[str, Any]) -> None:
+        tell(str(about["text"]))
+
     try:
-        with telemetry.attached(HANDLER, events, log._evaluated):
+        with (
+            telemetry.attached(HANDLER, events, log._evaluated),
+            telemetry.attached(ISSUES, ["training.issue"], issue),
+        ):
             yield log
     except Exception:
         log.outcome = "failed"

@@ -29,6 +29,7 @@ PER_TOKEN: Mapping[str, DType] = {
     "advantages": "float32",
     "logprobs": "float32",
     "reference": "float32",
+    "coefficients": "float32",
 }
 """Inputs of losses that hold one value, or K, for each token that is read."""
 

@@ -49,7 +49,7 @@ class ForwardBackwardOutput:
     `logprobs[i]` has the shape of datum i's targets: the log-probability of each (0 where the
     weight is 0 and nothing was computed). `greedy[i]` is true where the argmax equals the target at
     every weighted position, which is what greedy decoding would produce. `metrics` are those that a
-    custom loss gave.
+    custom loss gave, or what a loss by name reports of itself, as means; of a mixture each part.
     """
 
     loss: float

@@ -35,6 +35,8 @@ NAMES: Mapping[str, str] = {
     "training.epoch": "an epoch is over: epoch, step",
     "training.checkpoint": "the state is on disk: step, seconds",
     "training.eval": "behaviour was looked at: step and what was measured",
+    "training.gradients": "gradients before a step: step and what a hook measured; `hook`",
+    "training.issue": "something is wrong with them: step; `hook`, `text`",
     "training.complete": "a loop ended: steps, epochs, loss, tokens, seconds, learned; `stopped`",
     "training.failed": "it ended by an error: step; `kind`, `message`",
     "workflow.start": "a job begins, of several stages; `workflow`",

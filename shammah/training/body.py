@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from shammah.errors import EmptyLessonError, TrainingError
 from shammah.ports.datum import Datum, TensorData
 from shammah.training import attention
-from shammah.training.head import dense_logprobs, target_logprobs
+from shammah.training.head import dense_logprobs, shared_logprobs, target_logprobs
 from shammah.training.packing import bucket, pack
 from shammah.training.trunk import Trunk
 
@@ -36,13 +36,30 @@ class Targets:
     """What came out at the weighted positions of a list of examples, one after the other.
 
     `logprobs` float32[n], `greedy` bool[n], `weights` float32[n]; `places[i]` are the indices of
-    example i's weighted targets in its flattened `target_tokens`.
+    example i's weighted targets in its flattened `target_tokens`. `others` float32[m] are the
+    log-probabilities of what was asked for beside the targets.
     """
 
     logprobs: torch.Tensor
     greedy: torch.Tensor
     weights: torch.Tensor
     places: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
+    others: torch.Tensor | None = None
+
+
+Pairs: TypeAlias = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
+"""Positions of an example, and a token for each."""
+Found: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Log-probabilities, and whether each is of the most likely token."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Tokens at positions of each example, one example's after the other's."""
+
+    positions: Sequence[Any]
+    tokens: torch.Tensor
+    shares: bool
 
 
 class Body:
@@ -65,8 +82,20 @@ class Body:
         if self.packed:
             self._trunk = self._divided(Trunk(model, adapted))
 
-    def targets(self, examples: Sequence[Datum]) -> Targets:
+    def targets(
+        self,
+        examples: Sequence[Datum],
+        others: Sequence[Pairs] | None = None,
+        *,
+        shares: bool = False,
+    ) -> Targets:
         """Run examples through the model; with gradients where they are enabled.
+
+        Args:
+            others: positions and tokens of each example whose log-probabilities are wanted beside
+                those of its targets.
+            shares: whether there are so many targets at a position that logits are better made for
+                positions than for targets.
 
         Raises:
             EmptyLessonError: an example has no weight above zero.
@@ -77,20 +106,25 @@ class Body:
             places.append(np.flatnonzero(row))
             if not len(places[-1]):
                 raise EmptyLessonError("A training example has no token with a weight above zero.")
-            # Of several targets at one position each is computed by itself.
             positions.append(places[-1] // (row.shape[1] if row.ndim == 2 else 1))
             ids.append(example.loss_fn_inputs["target_tokens"].data.reshape(-1)[places[-1]])
             weights.append(row.reshape(-1)[places[-1]])
         target_ids = torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(self.device)
+        asked = [_Asked(positions, target_ids, shares)]
+        if others is not None:
+            tokens = np.concatenate([pair[1] for pair in others])
+            where = [pair[0] for pair in others]
+            asked.append(_Asked(where, torch.from_numpy(tokens).to(self.device), True))
         if self.packed:
-            logprobs, greedy = self._together(examples, positions, target_ids)
+            (logprobs, greedy), *more = self._together(examples, asked)
         else:
-            logprobs, greedy = self._one_by_one(examples, positions, target_ids)
+            (logprobs, greedy), *more = self._one_by_one(examples, asked)
         return Targets(
             logprobs,
             greedy,
             torch.from_numpy(np.concatenate(weights).astype(np.float32)).to(self.device),
             tuple(places),
+            more[0][0] if more else None,
         )
 
     def remember(self, examples: Iterable[Datum]) -> None:
@@ -141,19 +175,21 @@ class Body:
         """Give the model its own attention back."""
         self.model.set_attn_implementation(self._original)
 
-    def _together(
-        self, examples: Sequence[Datum], positions: Sequence[Any], targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _together(self, examples: Sequence[Datum], asked: Sequence[_Asked]) -> list[Found]:
         rows = [example.model_input.tokens for example in examples]
         hidden, _ = self._hidden(rows)
         starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
-        chosen = np.concatenate(
-            [where + start for where, start in zip(positions, starts, strict=True)]
-        )
-        # Several targets of one position stand beside each other: its logits are made once.
-        places, of_target = np.unique(chosen, return_inverse=True)
-        picked = hidden[torch.from_numpy(places).to(self.device)]
-        return self._head(picked, targets, torch.from_numpy(of_target).to(self.device))
+        return [
+            self._head(
+                hidden,
+                np.concatenate(
+                    [where + start for where, start in zip(each.positions, starts, strict=True)]
+                ),
+                each.tokens,
+                each.shares,
+            )
+            for each in asked
+        ]
 
     def _logits(self, examples: Sequence[Datum], positions: Sequence[Any]) -> torch.Tensor:
         """Logits [n, V] at the positions of the examples, one example after the other."""
@@ -172,24 +208,28 @@ class Body:
             ]
         )
 
-    def _one_by_one(
-        self, examples: Sequence[Datum], positions: Sequence[Any], targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        results, start = [], 0
-        for example, where in zip(examples, positions, strict=True):
-            part = targets[start : start + len(where)]
-            start += len(where)
+    def _one_by_one(self, examples: Sequence[Datum], asked: Sequence[_Asked]) -> list[Found]:
+        results: list[list[Found]] = [[] for _ in asked]
+        starts = [0] * len(asked)
+        for number, example in enumerate(examples):
             ids = torch.tensor([example.model_input.tokens], device=self.device)
-            chosen = torch.from_numpy(where).to(self.device)
-            if self.headless:
-                hidden = self.model.base_model(input_ids=ids, use_cache=False)[0][0, chosen]
-                results.append(
-                    self._head(hidden, part, torch.arange(len(part), device=self.device))
-                )
-            else:
-                logits = self.model(input_ids=ids, use_cache=False).logits[0, chosen]
-                results.append(dense_logprobs(logits, part))
-        return torch.cat([pair[0] for pair in results]), torch.cat([pair[1] for pair in results])
+            run = self.model.base_model if self.headless else self.model
+            output = run(input_ids=ids, use_cache=False)
+            states = output[0][0] if self.headless else output.logits[0]
+            for index, each in enumerate(asked):
+                where, start = each.positions[number], starts[index]
+                starts[index] += len(where)
+                part = each.tokens[start : starts[index]]
+                if self.headless:
+                    found = self._head(states, where, part, each.shares)
+                else:
+                    chosen = torch.from_numpy(where).to(self.device)
+                    found = dense_logprobs(states[chosen], part)
+                results[index].append(found)
+        return [
+            (torch.cat([pair[0] for pair in found]), torch.cat([pair[1] for pair in found]))
+            for found in results
+        ]
 
     def _hidden(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, attention.Calls]:
         """Final hidden states [T, H] of rows laid one after the other, and what attention was
@@ -230,10 +270,17 @@ class Body:
             yield inputs, calls
 
     def _head(
-        self, hidden: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, hidden: torch.Tensor, positions: Any, targets: torch.Tensor, shares: bool
+    ) -> Found:
         head = self.model.get_output_embeddings()
-        return target_logprobs(hidden, head.weight, getattr(head, "bias", None), targets, rows)
+        bias = getattr(head, "bias", None)
+        # Of several targets at one position the logits are made once.
+        places, of_target = np.unique(positions, return_inverse=True)
+        chosen = hidden[torch.from_numpy(places).to(self.device)]
+        rows = torch.from_numpy(of_target).to(self.device)
+        if shares:
+            return shared_logprobs(chosen, head.weight, bias, rows, targets)
+        return target_logprobs(chosen, head.weight, bias, targets, rows)
 
     @torch.no_grad()
     def _headless(self) -> bool:

@@ -8,6 +8,7 @@ the log-probabilities are for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -53,6 +54,32 @@ def target_logprobs(
         hidden, weight, bias, targets, rows, chunk
     )
     return logprobs, greedy
+
+
+def shared_logprobs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    chunk: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for many targets of few positions: logits are made once for each position, and once
+    more for the gradient.
+
+    Args:
+        hidden: [m, H]. rows: int64[n], the position of each target.
+        targets: int64[n].
+    """
+    if chunk is None:
+        chunk = max(16, CHUNK_BYTES // (weight.shape[0] * 4) // 16 * 16)
+    order = torch.argsort(rows, stable=True)
+    logprobs, greedy = _SharedLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, rows[order], targets[order], chunk
+    )
+    back = torch.argsort(order)
+    return logprobs[back], greedy[back]
 
 
 def dense_logprobs(
@@ -128,6 +155,64 @@ class _TargetLogprobs(torch.autograd.Function):
             towards = weight[targets[part]].float() - weight[first[row]].float()
             total.index_add_(0, row, given[part, None] * towards)
         return total.to(derivative.dtype), None, None, None, None, None
+
+
+class _SharedLogprobs(torch.autograd.Function):
+    """`rows` are sorted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        rows: torch.Tensor,
+        targets: torch.Tensor,
+        chunk: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs = torch.empty(len(rows), dtype=_wide(hidden), device=hidden.device)
+        greedy = torch.empty(len(rows), dtype=torch.bool, device=hidden.device)
+        for part, own in _chunks(len(hidden), rows, chunk):
+            logits = _logits(hidden[part], weight, bias)
+            row = rows[own] - part.start
+            logprobs[own] = torch.log_softmax(logits, -1)[row, targets[own]]
+            greedy[own] = logits.argmax(-1)[row] == targets[own]
+        ctx.save_for_backward(hidden, weight, bias, rows, targets)
+        ctx.chunk = chunk
+        ctx.mark_non_differentiable(greedy)
+        return logprobs, greedy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        hidden, weight, bias, rows, targets = ctx.saved_tensors
+        derivative = torch.empty_like(hidden)
+        for part, own in _chunks(len(hidden), rows, ctx.chunk):
+            # sum_k g_k d log p_k / d logits = g at the targets - (sum_k g_k) p
+            wanted = torch.softmax(_logits(hidden[part], weight, bias), -1)
+            given = gradients[0][own].to(wanted.dtype)
+            row = rows[own] - part.start
+            wanted *= -wanted.new_zeros(len(wanted)).index_add(0, row, given)[:, None]
+            wanted.index_put_((row, targets[own]), given, accumulate=True)
+            derivative[part] = wanted.to(hidden.dtype) @ weight
+        return derivative, None, None, None, None, None
+
+
+def _chunks(count: int, rows: torch.Tensor, chunk: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of positions, and of the targets that are theirs."""
+    starts = list(range(0, count, chunk))
+    edges = torch.searchsorted(rows, torch.tensor([*starts, count], device=rows.device)).tolist()
+    for start, first, last in zip(starts, edges, edges[1:], strict=False):
+        yield slice(start, min(start + chunk, count)), slice(first, last)
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """In float32 at least, of positions padded to a bucket and cut again."""
+    padded = F.pad(hidden, (0, 0, 0, bucket(len(hidden)) - len(hidden)))
+    return F.linear(padded, weight, bias)[: len(hidden)].to(_wide(hidden))
+
+
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _softmax_without_target(

@@ -33,11 +33,14 @@ from shammah.ports.training_client import (
 from shammah.settings import LoraSettings, TrainingSettings
 from shammah.training import custom, losses
 from shammah.training.allocator import limit_kernels, release_memory
-from shammah.training.body import Body, Targets
+from shammah.training.body import Body, Pairs, Targets
 from shammah.training.failures import check, failures
 from shammah.training.holding import Holding, Moments
+from shammah.training.hooks import Gradients, Hook, look, make_hooks
 from shammah.training.layers import install
 from shammah.training.lora import attach_lora, linear_modules
+from shammah.training.loss_inputs import loss_inputs
+from shammah.training.losses.choices import gathered
 from shammah.training.optimizer import AdamW
 from shammah.training.packing import pack, pack_groups
 from shammah.training.random_state import OwnRandom
@@ -69,6 +72,7 @@ class LocalTrainingClient:
         parent_scaling: float | None = None,
         frozen_rank: int | None = None,
         moments: Moments | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         """
         Args:
@@ -76,12 +80,14 @@ class LocalTrainingClient:
             parent_scaling: alpha / r of the parent where no metadata file lies beside it.
             frozen_rank: keep the parent, and train only what is added to it; see `attach_lora`.
             moments: of the base model, to hold it by (`training.hold`).
+            hooks: look at gradients, beside those of `training.hooks`.
 
         Raises:
-            TrainingError: a target module does not exist in the model.
+            TrainingError: a target module does not exist in the model, or a hook does not.
             AdapterInvalidError: the parent does not fit the model.
         """
         self.base = base
+        asked = make_hooks(training.hooks)
         limit_kernels()
         fitting = tokens_for(base.model)
         self.lora = attach_lora(
@@ -100,6 +106,7 @@ class LocalTrainingClient:
         """Tokens computed at once."""
         self._vocabulary = int(base.model.get_input_embeddings().weight.shape[0])
         self._optimizer = AdamW(self.lora.named_parameters())
+        self._hooks = [*asked, *hooks]
         self._weight = 0.0
         self._sampler: LocalSamplingClient | None = None
         self._random = OwnRandom(self.body.device, training.seed)
@@ -111,9 +118,9 @@ class LocalTrainingClient:
             self.body.remember(datums)
 
     async def forward_backward(
-        self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
+        self, datums: Sequence[Datum], loss_fn: str | losses.Loss = "cross_entropy"
     ) -> ForwardBackwardOutput:
-        """See `TrainingClient.forward_backward`."""
+        """See `TrainingClient.forward_backward`; `losses.get` says what a name may be."""
         with failures(), self._with_dropout(), torch.enable_grad():
             output = self._run(datums, loss_fn, backward=True)
         self._weight += output.weight
@@ -151,7 +158,7 @@ class LocalTrainingClient:
         )
 
     async def forward(
-        self, datums: Sequence[Datum], loss_fn: str = "cross_entropy"
+        self, datums: Sequence[Datum], loss_fn: str | losses.Loss = "cross_entropy"
     ) -> ForwardBackwardOutput:
         """See `TrainingClient.forward`."""
         with failures(), torch.no_grad():
@@ -164,6 +171,8 @@ class LocalTrainingClient:
             # The optimizer divides by the weight of what was gathered.
             self._holding.add_gradients(self._hold * weight)
         with failures():
+            if self._hooks and weight > 0:
+                look(self._hooks, self._gradients(weight))
             norm = self._optimizer.step(weight, params)
         if self.lora.frozen is not None:
             self.lora.frozen.restore()
@@ -255,23 +264,27 @@ class LocalTrainingClient:
         self.lora.detach()
 
     def _run(
-        self, datums: Sequence[Datum], loss_fn: str, *, backward: bool
+        self, datums: Sequence[Datum], loss_fn: str | losses.Loss, *, backward: bool
     ) -> ForwardBackwardOutput:
         loss_of = losses.get(loss_fn)
+        called = loss_fn if isinstance(loss_fn, str) else "The loss"
         if len(datums) % loss_of.members:
             raise TrainingError(
-                f"{loss_fn} takes {loss_of.members} datums at a time, not {len(datums)}."
+                f"{called} takes {loss_of.members} datums at a time, not {len(datums)}."
             )
         check(datums, self._vocabulary)
+        if loss_of.check is not None:
+            loss_of.check(datums)
         lengths = [len(datum.model_input) for datum in datums]
         logprobs, greedy = _places(datums)
         loss = weight = 0.0
+        told: dict[str, tuple[float, float]] = {}
         for members in pack_groups(lengths, self.micro_batch_tokens, loss_of.members):
             group = [datums[index] for index in members]
-            targets = self._targets(group)
-            part = loss_of.compute(
-                targets.logprobs, self._inputs(group, targets, loss_fn, loss_of.needs)
-            )
+            choices = gathered(group) if loss_of.structured else None
+            targets = self._targets(group, choices.pairs if choices else None, loss_of.shares)
+            inputs = loss_inputs(group, targets, called, loss_of, choices)
+            part, measures = loss_of.evaluate(targets.logprobs, inputs)
             value = float(part.detach())
             if not math.isfinite(value):
                 self._forget()
@@ -279,46 +292,46 @@ class LocalTrainingClient:
                     f"The loss is {value} after step {self._optimizer.steps}.",
                     hint="Lower training.learning_rate.",
                 )
-            if backward:
+            # Of some datums a loss may know nothing, as of answers without relations.
+            if backward and part.requires_grad:
                 part.backward()  # type: ignore[no-untyped-call]
             loss += value
             weight += float(targets.weights.sum())
+            for name, (total, count) in measures.items():
+                before = told.get(name, (0.0, 0.0))
+                told[name] = (before[0] + float(total), before[1] + float(count))
             _scatter(targets, members, logprobs, greedy)
-        return ForwardBackwardOutput(loss, weight, sum(lengths), tuple(logprobs), tuple(greedy))
+        return ForwardBackwardOutput(
+            loss,
+            weight,
+            sum(lengths),
+            tuple(logprobs),
+            tuple(greedy),
+            {name: total / count for name, (total, count) in told.items() if count},
+        )
 
-    def _targets(self, group: Sequence[Datum]) -> Targets:
+    def _targets(
+        self, group: Sequence[Datum], others: Sequence[Pairs] | None = None, shares: bool = False
+    ) -> Targets:
         """Run the examples of a pack."""
         self.layers.workspace.reset()
         # An example that is longer than the budget would take more memory than it stands for:
         # as many blocks keep their inner part as fit, the others compute it twice.
         tokens = sum(len(example.model_input) for example in group)
         self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // max(1, tokens)
-        return self.body.targets(group)
+        return self.body.targets(group, others, shares=shares)
 
-    def _inputs(
-        self, group: Sequence[Datum], targets: Targets, loss_fn: str, needs: Sequence[str]
-    ) -> dict[str, torch.Tensor]:
-        """What the loss is computed from, at the weighted positions of some examples."""
-        sizes = [len(places) for places in targets.places]
-        inputs = {
-            "weights": targets.weights,
-            "example": torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(
-                self.body.device
-            ),
-        }
-        for name in needs:
-            values = []
-            for example, places in zip(group, targets.places, strict=True):
-                if name not in example.loss_fn_inputs:
-                    raise TrainingError(f"{loss_fn} needs {name!r} with every example.")
-                given = example.loss_fn_inputs[name]
-                wanted = example.loss_fn_inputs["target_tokens"].shape
-                if given.shape != wanted:
-                    raise TrainingError(f"{name} is {given.shape}, target_tokens {wanted}.")
-                values.append(given.data.reshape(-1)[places])
-            joined = np.concatenate(values).astype(np.float32)
-            inputs[name] = torch.from_numpy(joined).to(self.body.device)
-        return inputs
+    def _gradients(self, weight: float) -> Gradients:
+        parameters = self.lora.named_parameters()
+        found = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        return Gradients(
+            self._optimizer.steps + 1,
+            tuple(found),
+            tuple(found.values()),
+            weight,
+            parameters,
+            self.lora.frozen.rank if self.lora.frozen is not None else 0,
+        )
 
     def _forget(self) -> None:
         """Drop the gradients gathered so far."""

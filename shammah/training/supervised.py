@@ -441,7 +441,7 @@ class _Run:
             mark.update(datum.loss_fn_inputs["target_tokens"].data.tobytes())
         kinds = [[term.loss for term in lesson.terms] for lesson in self.lessons]
         mark.update(repr((self.weights, kinds)).encode())
-        relevant = self.settings.model_dump(exclude={"nice", "timeout_minutes", "threads"})
+        relevant = self.settings.model_dump(exclude={"nice", "timeout_minutes", "threads", "hooks"})
         mark.update(repr(sorted(relevant.items())).encode())
         return mark.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 DRAWN = ("loss", "learning_rate")
 """What is drawn of a run unless something else is asked for."""
+FLOW = "gradients/flow/"
+BAR = 30
+"""Columns of the longest bar."""
 SPARK = 20
 """Columns of a curve beside numbers."""
 
@@ -42,6 +46,40 @@ def runs_table(runs: Sequence[tuple[RunRecord, Mapping[str, Summary]]], *, colou
         right=(3, 4, 5, 6),
         whole=(0, 1, 2, 3, 4, 5, 6),
     )
+
+
+def flow(metrics: Sequence[Summary], *, coloured: bool, blocks: bool) -> str:
+    """How large gradients were in each layer, in the order of the model: at the first step, on
+    average and at the last one, and the average as a bar."""
+    found = sorted(
+        (one for one in metrics if one.metric.startswith(FLOW) and one.mean is not None),
+        key=lambda one: [int(part) if part.isdigit() else part for part in _parts(one.metric)],
+    )
+    if not found:
+        return "No gradient was looked at."
+    most = max(one.mean or 0.0 for one in found) or 1.0
+    bar = "█" if blocks else "#"
+    return text.table(
+        ["layer", "first", "mean", "last", "gradients by layer"],
+        [
+            (
+                one.metric.removeprefix(FLOW),
+                number_text(one.first),
+                number_text(one.mean or 0.0),
+                number_text(one.last),
+                bar * max(1, round(BAR * (one.mean or 0.0) / most)),
+            )
+            for one in found
+        ],
+        coloured=coloured,
+        right=(1, 2, 3),
+        whole=(0, 1, 2, 3, 4),
+    )
+
+
+def _parts(name: str) -> list[str]:
+    # Split at digits, so that texts and numbers stand at the same places.
+    return re.split(r"(\d+)", name)
 
 
 def run_details(

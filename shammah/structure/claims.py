@@ -1,20 +1,14 @@
-"""Answers that are graphs of claims, and how far such a graph contradicts itself.
+"""Answers that are graphs of claims: what is written, and where.
 
 A claim is a line `CLAIM[c1]: text`; a relation is a line `RELATION: c2 supports c1`, or `refutes`.
-Everything else is prose, which is passed over. Knows text and graphs, no model and no loss.
-
-Of V claims and E related pairs, whatever the direction and number of the relations between two:
-b0 is the number of connected components and b1 = E - V + b0 that of independent cycles.
+Everything else is prose, which is passed over. Knows text, no model and no score.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, cast
-
-from shammah.errors import InputError
-from shammah.evaluation.libraries import library
+from typing import Literal, cast
 
 Label = Literal["supports", "refutes"]
 LABELS: tuple[Label, ...] = ("supports", "refutes")
@@ -65,15 +59,6 @@ class ClaimGraph:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Betti:
-    """The shape of a graph of V claims: connected components and independent cycles."""
-
-    claims: int
-    b0: int
-    b1: int
-
-
 def parse_claims(text: str) -> ClaimGraph:
     """The claims and relations of a text.
 
@@ -118,94 +103,6 @@ def parse_claims(text: str) -> ClaimGraph:
             )
             relations.setdefault((source, label, target), relation)
     return ClaimGraph(tuple(claims.values()), tuple(relations.values()), tuple(problems))
-
-
-def betti(graph: ClaimGraph) -> Betti:
-    """The shape of a graph. A claim that is related to itself is a cycle.
-
-    Raises:
-        UsageError: networkx is not installed.
-    """
-    pairs = _networkx().Graph()
-    pairs.add_nodes_from(claim.id for claim in graph.claims)
-    pairs.add_edges_from((relation.source, relation.target) for relation in graph.relations)
-    claims, edges = pairs.number_of_nodes(), pairs.number_of_edges()
-    components = _networkx().number_connected_components(pairs) if claims else 0
-    return Betti(claims, components, edges - claims + components)
-
-
-def circular(graph: ClaimGraph) -> frozenset[str]:
-    """The claims on a directed cycle of supports: they come to support themselves.
-
-    Raises:
-        UsageError: networkx is not installed.
-    """
-    supports = _supports(graph)
-    return frozenset(
-        claim
-        for component in _networkx().strongly_connected_components(supports)
-        for claim in component
-        if len(component) > 1 or supports.has_edge(claim, claim)
-    )
-
-
-def contradictory(graph: ClaimGraph) -> frozenset[str]:
-    """The claims that come to support both ends of a refutes relation. What a claim supports is
-    itself, what it says so of, and what that supports.
-
-    Raises:
-        UsageError: networkx is not installed.
-    """
-    supports, ancestors = _supports(graph), _networkx().ancestors
-    found: set[str] = set()
-    for relation in graph.relations:
-        if relation.label == "refutes":
-            left, right = (
-                {end, *ancestors(supports, end)} for end in (relation.source, relation.target)
-            )
-            found |= left & right
-    return frozenset(found)
-
-
-def consistency(graph: ClaimGraph) -> float:
-    """1 minus the share of claims that are circular or contradictory; 1 without claims.
-
-    Raises:
-        UsageError: networkx is not installed.
-    """
-    if not graph.claims:
-        return 1.0
-    return 1.0 - len(circular(graph) | contradictory(graph)) / len(graph.claims)
-
-
-def topological_loss(graph: ClaimGraph, wanted: Betti) -> float:
-    """(|b0 - b0*| + |b1 - b1*|) / V* + 1 - consistency: 0 for a consistent graph of the wanted
-    shape, without an upper end.
-
-    Raises:
-        InputError: the wanted shape has no claim.
-        UsageError: networkx is not installed.
-    """
-    if wanted.claims < 1:
-        raise InputError("A graph without claims is no shape to compare with.")
-    own = betti(graph)
-    distance = abs(own.b0 - wanted.b0) + abs(own.b1 - wanted.b1)
-    return distance / wanted.claims + 1.0 - consistency(graph)
-
-
-def _supports(graph: ClaimGraph) -> Any:
-    supports = _networkx().DiGraph()
-    supports.add_nodes_from(claim.id for claim in graph.claims)
-    supports.add_edges_from(
-        (relation.source, relation.target)
-        for relation in graph.relations
-        if relation.label == "supports"
-    )
-    return supports
-
-
-def _networkx() -> Any:
-    return library("networkx", "a graph of claims")
 
 
 def _quoted(line: re.Match[str]) -> str:
