@@ -192,6 +192,8 @@ class TrackingSettings(Section):
     """Whether tools that have a server may send to it."""
     mlflow_uri: str = ""
     """MLflow's server or database; empty is a database in the data folder."""
+    trace: bool = False
+    """Write a timeline of each job into its folder."""
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

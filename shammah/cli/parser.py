@@ -171,11 +171,13 @@ def _train(commands: Any) -> None:
     now.add_argument(
         "--tag", action="append", metavar="WORD", help="to find it by; may be repeated"
     )
+    _trace(now)
     _action(actions, "plan", "what the next job would do", "train:plan")
     _action(actions, "cancel", "end the running job; its lessons stay", "train:cancel")
     _action(actions, "queue", "list all jobs", "train:queue")
     resume = _action(actions, "resume", "go on with an interrupted job", "train:resume")
     resume.add_argument("--wait", action="store_true", help="run it here and wait for its end")
+    _trace(resume)
 
 
 def _adapters(commands: Any) -> None:
@@ -197,6 +199,7 @@ def _adapters(commands: Any) -> None:
         actions, "rebuild", "train every lesson that stands anew, from the base", "train:rebuild"
     )
     rebuild.add_argument("--wait", action="store_true", help="run it here and wait for its end")
+    _trace(rebuild)
     without = _action(
         actions, "without", "take one round out of an adapter trained as differences",
         "adapters:without",
@@ -481,6 +484,14 @@ def _model_options(parser: Parser) -> None:
     parser.add_argument("--renderer", metavar="NAME", help="how conversations are written for it")
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))
+
+
+def _trace(parser: Parser) -> None:
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="with --wait: write where its time goes, for ui.perfetto.dev or chrome://tracing",
+    )
 
 
 def _status(parser: Parser) -> None:

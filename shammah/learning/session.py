@@ -32,6 +32,7 @@ from shammah.learning.job import (
     BEFORE,
     CHECKPOINT,
     RESULT,
+    TRACE,
     WEIGHTS,
     Before,
     Checkpoint,
@@ -52,6 +53,7 @@ from shammah.learning.record import RunLog, evaluated, run_log
 from shammah.models.load import BaseModel, load_base_model
 from shammah.renderers.registry import renderer_for
 from shammah.tracking.telemetry import span
+from shammah.tracking.trace import timed, tracing
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.schedule import rate_for_width
 from shammah.training.supervised import SupervisedResult, checkpoint_step, train_supervised
@@ -67,18 +69,29 @@ class StopSignal(Protocol):
 
 
 def run_job(
-    folder: Path, *, threads: int, signals: StopSignal, tell: Callable[[Event], None]
+    folder: Path,
+    *,
+    threads: int,
+    signals: StopSignal,
+    tell: Callable[[Event], None],
+    trace: Path | None = None,
 ) -> Failed | None:
     """Train the job in a folder and write `adapter.safetensors` and `result.json` into it.
+
+    Args:
+        trace: a file for where the time goes; else one in the folder if `tracking.trace` says so.
 
     Returns:
         None when done, or why it was interrupted (with a checkpoint to go on from).
 
     Raises:
-        ShammahError: the job, the model or the lessons cannot be used, or the loss diverged.
+        ShammahError: the job, the model or the lessons cannot be used, the loss diverged, or the
+            trace cannot be written.
     """
     spec = JobSpec.read(folder)
-    with span("workflow", "job", {"job": spec.id}):
+    if trace is None and spec.tracking.trace:
+        trace = folder / TRACE
+    with tracing(trace, spec.run_name), span("workflow", "job", {"job": spec.id}):
         return _run(spec, folder, threads, signals, tell)
 
 
@@ -90,7 +103,8 @@ def _run(
     tell: Callable[[Event], None],
 ) -> Failed | None:
     began = time.monotonic()
-    base = load_base_model(spec.model)
+    with timed("load", model=spec.model.name):
+        base = load_base_model(spec.model)
     if spec.fingerprint is not None and base.fingerprint != spec.fingerprint:
         raise TrainingError(
             f"The base model {spec.model.name} is not the one this job was made for.",
@@ -103,7 +117,8 @@ def _run(
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
     rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
     torch.set_num_threads(threads or base.threads)
-    anchors = anchors_of(base, rendered, folder)
+    with timed("anchors"):
+        anchors = anchors_of(base, rendered, folder)
     client = LocalTrainingClient(
         base,
         spec.lora,
@@ -116,7 +131,8 @@ def _run(
     loaded = time.monotonic() - began
 
     async def work() -> Failed | None:
-        held = await curriculum(client, rendered, anchors, base.stop_tokens)
+        with timed("lessons"):
+            held = await curriculum(client, rendered, anchors, base.stop_tokens)
         resumed = checkpoint_step(folder / CHECKPOINT)
         with run_log(spec, folder, resumed, lambda text: tell(Remark(text=text))) as log:
             job = _Work(folder, spec, base, client, held, signals, tell, log)

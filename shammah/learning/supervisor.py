@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
@@ -83,6 +84,8 @@ class Trainer:
             command: how to start a worker; the job folder is appended.
         """
         self.queue = JobQueue(database, paths, feedback)
+        self.traces: dict[int, Path] = {}
+        """Where timelines of jobs go, if this process runs them."""
         self._database = database
         self._paths = paths
         self._settings = settings
@@ -359,8 +362,13 @@ class Trainer:
         if self._stopping.is_set():
             return "not begun"
         training = spec.training
+        trace = self.traces.get(job.id)
         worker = await WorkerProcess.start(
-            job.folder, threads=training.threads, nice=training.nice, command=self._command
+            job.folder,
+            threads=training.threads,
+            nice=training.nice,
+            command=self._command,
+            options=() if trace is None else ("--trace", str(trace)),
         )
         run = self._run = Run(
             job, worker, somebody_streams=self._somebody_streams, on_change=self._show

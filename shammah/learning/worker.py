@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("folder", type=Path, metavar="JOB_DIR")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="where its time goes")
     parser.add_argument("--parent", type=int, default=0, help="end when this process does")
     given = parser.parse_args(arguments)
     os.umask(0o077)
@@ -73,14 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    code = _run(given.folder, given.threads, signals, out)
+    code = _run(given, signals, out)
     sys.stdout.flush()
     sys.stderr.flush()
     # All is written; taking the libraries down would only cost time.
     os._exit(code)
 
 
-def _run(folder: Path, threads: int, signals: Signals, out: int) -> int:
+def _run(given: argparse.Namespace, signals: Signals, out: int) -> int:
+    folder: Path = given.folder
     try:
         signals.setting_up = True
         if signals.stop:
@@ -94,7 +96,9 @@ def _run(folder: Path, threads: int, signals: Signals, out: int) -> int:
             with lock:
                 _write(out, folder, event_line(event))
 
-        failed = run_job(folder, threads=threads, signals=signals, tell=tell)
+        failed = run_job(
+            folder, threads=given.threads, signals=signals, tell=tell, trace=given.trace
+        )
         if failed is None:
             return 0
     except BaseException as error:

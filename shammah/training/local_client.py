@@ -31,6 +31,7 @@ from shammah.ports.training_client import (
     OptimStepOutput,
 )
 from shammah.settings import LoraSettings, TrainingSettings
+from shammah.tracking.trace import timed
 from shammah.training import custom, losses
 from shammah.training.allocator import limit_kernels, release_memory
 from shammah.training.body import Body, Targets
@@ -41,6 +42,7 @@ from shammah.training.lora import attach_lora, linear_modules
 from shammah.training.optimizer import AdamW
 from shammah.training.packing import pack, pack_groups
 from shammah.training.random_state import OwnRandom
+from shammah.training.timing import finished
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel
@@ -157,10 +159,12 @@ class LocalTrainingClient:
         if self._holding is not None:
             # The optimizer divides by the weight of what was gathered.
             self._holding.add_gradients(self._hold * weight)
-        with failures():
-            norm = self._optimizer.step(weight, params)
-        if self.lora.frozen is not None:
-            self.lora.frozen.restore()
+        with timed("optimiser"):
+            with failures():
+                norm = self._optimizer.step(weight, params)
+            if self.lora.frozen is not None:
+                self.lora.frozen.restore()
+            finished(self.body.device)
         release_memory()
         self._random.keep()
         return OptimStepOutput(self._optimizer.steps, norm)
@@ -256,17 +260,20 @@ class LocalTrainingClient:
             raise TrainingError(
                 f"{loss_fn} takes {loss_of.members} datums at a time, not {len(datums)}."
             )
-        check(datums, self._vocabulary)
-        lengths = [len(datum.model_input) for datum in datums]
-        logprobs, greedy = _places(datums)
+        with timed("data"):
+            check(datums, self._vocabulary)
+            lengths = [len(datum.model_input) for datum in datums]
+            logprobs, greedy = _places(datums)
+            packs = pack_groups(lengths, self.micro_batch_tokens, loss_of.members)
         loss = weight = 0.0
-        for members in pack_groups(lengths, self.micro_batch_tokens, loss_of.members):
+        for members in packs:
             group = [datums[index] for index in members]
-            targets = self._targets(group)
-            part = loss_of.compute(
-                targets.logprobs, self._inputs(group, targets, loss_fn, loss_of.needs)
-            )
-            value = float(part.detach())
+            with timed("forward", tokens=sum(lengths[index] for index in members)):
+                targets = self._targets(group)
+                part = loss_of.compute(
+                    targets.logprobs, self._inputs(group, targets, loss_fn, loss_of.needs)
+                )
+                value = float(part.detach())
             if not math.isfinite(value):
                 self._forget()
                 raise DivergenceError(
@@ -274,7 +281,9 @@ class LocalTrainingClient:
                     hint="Lower training.learning_rate.",
                 )
             if backward:
-                part.backward()  # type: ignore[no-untyped-call]
+                with timed("backward"):
+                    part.backward()  # type: ignore[no-untyped-call]
+                    finished(self.body.device)
             loss += value
             weight += float(targets.weights.sum())
             _scatter(targets, members, logprobs, greedy)
