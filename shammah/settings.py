@@ -196,6 +196,17 @@ class TrackingSettings(Section):
     """Write a timeline of each job into its folder."""
 
 
+class LoggingSettings(Section):
+    """What is written to the log file."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    max_bytes: int = Field(1_000_000, ge=10_000, le=1_000_000_000)
+    """A larger file is put aside and a new one begun."""
+    files: int = Field(2, ge=1, le=100)
+    """How many of those are kept."""
+
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The defaults of the sections themselves: measured to make ten corrections stick.
     "lessons": {"lora": {}, "training": {}},
@@ -237,6 +248,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     adapters: AdaptersSettings = AdaptersSettings()
     tracking: TrackingSettings = TrackingSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="before")
     @classmethod

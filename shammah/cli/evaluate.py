@@ -44,7 +44,7 @@ MISSED = 1
 def run(options: Namespace) -> int:
     paths = paths_of(options)
     settings = settings_of(paths, model_changes(options))
-    start_log(paths)
+    start_log(paths, settings)
     targets = required(options.require)
     _check(options)
     folder = (

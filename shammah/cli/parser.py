@@ -425,6 +425,7 @@ def _eval(commands: Any) -> None:
     _json(made)
 
 
+LOG_LEVEL = "what the log file is told: debug, info, warning or error, instead of logging.level"
 SOURCE = (
     "a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .gz), a folder, a pattern, or a "
     "data set of the Hub: owner/name, with :config and @revision where wanted"
@@ -458,6 +459,8 @@ def _command(commands: Any, name: str, summary: str, run: str, **options: Any) -
         name, help=summary, **{"description": summary.capitalize() + ".", **options}
     )
     made.add_argument("--config", metavar="FILE", help="another settings file")
+    if not run.startswith("config:"):
+        made.add_argument("--log-level", metavar="LEVEL", help=LOG_LEVEL)
     made.set_defaults(run=f"shammah.cli.{run}")
     return made
 
@@ -466,6 +469,10 @@ def _action(actions: Any, name: str, summary: str, run: str) -> Parser:
     made: Parser = actions.add_parser(name, help=summary, description=summary.capitalize() + ".")
     # Suppressed, so that an option before the action is not overwritten by its absence after it.
     made.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    if not run.startswith("config:"):
+        made.add_argument(
+            "--log-level", metavar="LEVEL", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     made.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="JSON instead of text"
     )

@@ -12,7 +12,7 @@ from typing import Any
 from shammah.backends.metric_curves import Curve
 from shammah.backends.metric_rows import RunRecord, Summary
 from shammah.backends.sqlite_metrics import SqliteMetrics
-from shammah.cli.context import paths_of, settings_of, start_log
+from shammah.cli.context import log_changes, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import UsageError
 from shammah.repl.text import columns, width_of_output
@@ -128,8 +128,7 @@ def delete(options: Namespace) -> int:
 @contextmanager
 def _store(options: Namespace) -> Iterator[SqliteMetrics]:
     paths = paths_of(options)
-    start_log(paths)
-    settings_of(paths)  # a wrong file is told of here as everywhere
+    start_log(paths, settings_of(paths, log_changes(options)))
     store = open_store(paths.data)
     try:
         yield store

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.assistant import Assistant, Notice
-from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
+from shammah.cli.context import log_changes, open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import TrainingError, UsageError
 from shammah.repl import wording
@@ -288,8 +288,9 @@ def _written(job: Job, options: Namespace, changes: dict[str, Any]) -> Job:
 
 def _assistant(options: Namespace, changes: dict[str, Any] | None = None) -> Assistant:
     paths = paths_of(options)
-    start_log(paths)
-    return Assistant(settings_of(paths, changes), paths, train=False, on_notice=_notice)
+    settings = settings_of(paths, {**(changes or {}), **log_changes(options)})
+    start_log(paths, settings)
+    return Assistant(settings, paths, train=False, on_notice=_notice)
 
 
 def _notice(notice: Notice) -> None:

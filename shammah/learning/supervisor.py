@@ -7,6 +7,7 @@ processes, the queue and the library. Does not import torch and knows nothing of
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -362,13 +363,12 @@ class Trainer:
         if self._stopping.is_set():
             return "not begun"
         training = spec.training
-        trace = self.traces.get(job.id)
         worker = await WorkerProcess.start(
             job.folder,
             threads=training.threads,
             nice=training.nice,
             command=self._command,
-            options=() if trace is None else ("--trace", str(trace)),
+            options=self._options(job),
         )
         run = self._run = Run(
             job, worker, somebody_streams=self._somebody_streams, on_change=self._show
@@ -401,6 +401,13 @@ class Trainer:
         if self._stopping.is_set():
             return "stopped"
         return run.failure(code, rubbish)
+
+    def _options(self, job: Job) -> list[str]:
+        """What a worker is told that is no part of its job."""
+        about = {"path": str(self._paths.log), **self._settings().logging.model_dump()}
+        trace = self.traces.get(job.id)
+        traced = [] if trace is None else ["--trace", str(trace)]
+        return ["--log", json.dumps(about), *traced]
 
     async def _publish(self, job: Job, spec: JobSpec, result: Complete) -> None:
         self._set_state("publishing", job)
