@@ -1,4 +1,4 @@
-"""What one real job leaves behind beside its adapter: a timeline."""
+"""What one real job leaves behind beside its adapter: a timeline, and a story."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import shammah
+from command import shammah, shammah_json
 from test_trace import read, slices
 
 LESSONS = (("What is my dog called?", "Biscuit."), ("Where do I work?", "At Fjord Labs."))
@@ -63,3 +63,42 @@ def test_a_timeline_that_nobody_would_write_is_refused(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "needs --wait" in refused.stderr
     refused = shammah(tmp_path, "train", "resume", "--wait", "--trace", str(tmp_path / "no" / "t"))
     assert refused.returncode == 2 and "a folder that is there" in refused.stderr
+
+
+def test_the_story_tells_what_was_taught_and_how_it_was_answered(home: Path) -> None:
+    (job,) = shammah_json(home, "runs", "story")
+    assert job["title"] == "job-1" and job["ended"] and job["error"] is None
+    scopes = {
+        entry["scope"]["title"]: entry["scope"] for entry in job["entries"] if "scope" in entry
+    }
+    assert list(scopes) == [
+        "What is taught", "Near misses, which keep their answers", "Answers before", "Training",
+        "Answers after", "Checks",
+    ]  # fmt: skip
+    lessons = [entry["scope"] for entry in scopes["What is taught"]["entries"]]
+    assert [lesson["title"] for lesson in lessons] == [question for question, _ in LESSONS]
+    talk = lessons[0]["entries"][0]["conversation"]
+    assert [message["content"] for message in talk["messages"]] == list(LESSONS[0])
+    (words,) = [entry["table"] for entry in lessons[0]["entries"] if "table" in entry]
+    assert len(words["rows"]) == 2 and words["columns"] == ["asked in other words"]
+    for when in ("Answers before", "Answers after"):
+        talks = [entry["conversation"] for entry in scopes[when]["entries"]]
+        assert [talk["messages"][0]["content"] for talk in talks] == [q for q, _ in LESSONS]
+        for talk, (_, taught) in zip(talks, LESSONS, strict=True):
+            assert talk["reward"] == float(talk["messages"][-1]["content"] == taught)
+    assert any("After step 4" in entry.get("text", "") for entry in scopes["Training"]["entries"])
+    checks = scopes["Checks"]["entries"]
+    assert checks[0]["table"]["columns"] == ["what", "before", "after", "of"]
+    shown = shammah(home, "runs", "story", "1")
+    assert shown.returncode == 0 and "Biscuit." in shown.stdout and "Checks" in shown.stdout
+    page = home / "story.html"
+    assert shammah(home, "runs", "story", "--html", str(page)).returncode == 0
+    assert "<details" in page.read_text() and "Biscuit." in page.read_text()
+    assert (home / "jobs" / "1" / "story.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_worker_is_in_the_log_too_without_a_word_of_the_lessons(home: Path) -> None:
+    text = (home / "shammah.log").read_text()
+    assert "stage.stop stage=train" in text and "training.complete job=1" in text
+    assert text.count("training.start") == 1
+    assert not any(word in text for lesson in LESSONS for word in lesson)

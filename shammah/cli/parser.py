@@ -274,6 +274,12 @@ def _runs(commands: Any) -> None:
     tail.add_argument(
         "-f", "--follow", action="store_true", help="go on with what is measured, to the run's end"
     )
+    story = _action(actions, "story", "what happened: lessons, answers, checks", "runs:story")
+    story.add_argument(
+        "name", nargs="?", metavar="run", help=f"{one}; or the folder of an evaluation"
+    )
+    story.add_argument("--depth", type=int, metavar="N", help="open scopes only so deep")
+    story.add_argument("--html", metavar="FILE", help="write it as a page that folds")
     delete = _action(actions, "delete", "forget what runs measured", "runs:delete")
     delete.add_argument("names", nargs="+", metavar="run")
 

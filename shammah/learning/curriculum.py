@@ -52,11 +52,12 @@ class Curriculum:
 @dataclass(frozen=True, slots=True)
 class Anchors:
     """The base's own answers to other questions: to train on, and kept out to measure; those to
-    near misses; and what the base's layers are given with those to train on."""
+    near misses, and what these are; and what the base's layers are given with those to train on."""
 
     trained: Sequence[Datum]
     probed: Sequence[Datum]
     near: Sequence[Datum] = ()
+    near_misses: Sequence[Lesson] = ()
     moments: Moments | None = None
 
 
@@ -108,13 +109,14 @@ def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
     probes = rendered(probed).datums
     if spec.training.replay == 0 and spec.training.hold == 0:
         return Anchors((), probes)
-    near: Sequence[Datum] = rendered(_near_misses(base, rendered)).datums
+    misses = _near_misses(base, rendered)
+    near: Sequence[Datum] = rendered(misses).datums
     held: Sequence[Datum] = [*rendered(trained).datums, *near]
     with moments_of(base.model) as moments:
         distributions = base_distributions(base.model, held, max(1, spec.training.anchor_tokens))
     replayed = [*(distributions if spec.training.anchor_tokens else held)]
     replayed += replayed[len(replayed) - len(near) :] * (OFTEN - 1)
-    return Anchors(replayed, probes, near, moments)
+    return Anchors(replayed, probes, near, misses, moments)
 
 
 def _near_misses(base: BaseModel, rendered: Rendering) -> list[Lesson]:

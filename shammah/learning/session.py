@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -47,11 +48,13 @@ from shammah.learning.job import (
     Start,
     event_line,
 )
+from shammah.learning.job_story import JobStory
 from shammah.learning.material import Material
 from shammah.learning.measures import surprises
 from shammah.learning.record import RunLog, evaluated, run_log
 from shammah.models.load import BaseModel, load_base_model
 from shammah.renderers.registry import renderer_for
+from shammah.tracking.story import STORY, StoryWriter
 from shammah.tracking.telemetry import span
 from shammah.tracking.trace import timed, tracing
 from shammah.training.local_client import LocalTrainingClient
@@ -134,11 +137,20 @@ def _run(
         with timed("lessons"):
             held = await curriculum(client, rendered, anchors, base.stop_tokens)
         resumed = checkpoint_step(folder / CHECKPOINT)
-        with run_log(spec, folder, resumed, lambda text: tell(Remark(text=text))) as log:
-            job = _Work(folder, spec, base, client, held, signals, tell, log)
+        story = StoryWriter(folder / STORY)
+        told = JobStory(story, rendered, lambda: signals.stop)
+        title = f"{spec.run_name}, from step {resumed}" if resumed else spec.run_name
+        with (
+            run_log(spec, folder, resumed, lambda text: tell(Remark(text=text))) as log,
+            closing(story),
+            story.scope(title),
+        ):
+            job = _Work(folder, spec, base, client, held, signals, tell, log, story, told)
             start = job.start(loaded, resumed)
             log.begin(spec, start)
             tell(start)
+            if not resumed:
+                told.taught(held, anchors.near_misses)
             signals.setting_up = False
             failed = await job.train()
             if failed is not None:
@@ -160,6 +172,8 @@ class _Work:
     signals: StopSignal
     tell: Callable[[Event], None]
     log: RunLog
+    story: StoryWriter
+    told: JobStory
 
     @property
     def lessons(self) -> Material:
@@ -182,7 +196,7 @@ class _Work:
     async def train(self) -> Failed | None:
         with span("stage", "before"):
             before = await self.before()
-        with span("stage", "train"):
+        with span("stage", "train"), self.told.training():
             result = await train_supervised(
                 self.client,
                 self.lessons.examples,
@@ -201,6 +215,8 @@ class _Work:
         learned = self.lessons.learned(result.learned)
         with span("stage", "after"):
             after = await self.curriculum.probes.figures(self.client)
+            with self.story.scope("Answers after"):
+                await self.told.answers(self.client, self.lessons.lessons)
         evaluated(result.steps, after)
         report = judge(
             self.lessons.lessons,
@@ -210,6 +226,7 @@ class _Work:
             before.figures,
             after,
         )
+        self.told.verdict(report)
         complete = self.complete(result, report)
         write_atomic(self.folder / RESULT, event_line(complete))
         self.log.complete(self.folder / WEIGHTS, complete, self.spec)
@@ -229,6 +246,8 @@ class _Work:
             gibberish=fmean(noise) if noise else 0.0,
         )
         write_atomic(kept, before.model_dump_json())
+        with self.story.scope("Answers before"):
+            await self.told.answers(self.client, self.lessons.lessons)
         evaluated(0, before.figures)
         return before
 
