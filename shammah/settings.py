@@ -18,7 +18,7 @@ DOMAIN = r"[a-z0-9][a-z0-9+#._-]{0,39}"
 """What a domain may be called: `rust`, `c++`, `web-api`."""
 
 
-LoggerName = Literal["rich", "tensorboard", "wandb", "mlflow", "neptune", "trackio"]
+LoggerName = Literal["rich", "tensorboard", "wandb", "mlflow", "neptune", "trackio", "otel"]
 """Tools that runs can be written to; `shammah.tracking.loggers.opening` knows them."""
 
 
@@ -192,6 +192,8 @@ class TrackingSettings(Section):
     """Whether tools that have a server may send to it."""
     mlflow_uri: str = ""
     """MLflow's server or database; empty is a database in the data folder."""
+    otel_endpoint: str = ""
+    """OpenTelemetry's collector; empty is files in the data folder."""
     trace: bool = False
     """Write a timeline of each job into its folder."""
 

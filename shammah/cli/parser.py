@@ -163,7 +163,8 @@ def _train(commands: Any) -> None:
         action="append",
         metavar="NAME",
         help="write it to this tool too, instead of tracking.loggers: rich (with --wait), "
-        "tensorboard, wandb, mlflow, neptune, trackio; may be repeated; `none` is none of them",
+        "tensorboard, wandb, mlflow, neptune, trackio, otel; may be repeated; `none` is none of "
+        "them",
     )
     now.add_argument("--run-name", metavar="NAME", help="what the run is called there")
     now.add_argument("--run-group", metavar="NAME", help="the group it belongs to there")
