@@ -74,12 +74,14 @@ def log_changes(options: Namespace) -> dict[str, Any]:
     return {"logging.level": options.log_level}
 
 
-def start_log(paths: Paths, settings: Settings) -> None:
-    """Write what happens and what goes wrong to the log file, as the settings say."""
+def start_log(paths: Paths, settings: Settings | None = None) -> None:
+    """Write what happens and what goes wrong to the log file, as the settings say; None is for
+    before they are read."""
     from shammah.feedback.secrets import redacted
     from shammah.tracking.logs import start_logging
 
-    start_logging(paths.log, **settings.logging.model_dump(), redact=redacted)
+    chosen = {} if settings is None else settings.logging.model_dump()
+    start_logging(paths.log, **chosen, redact=redacted)
 
 
 def log_file() -> Path:

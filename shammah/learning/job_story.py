@@ -28,7 +28,7 @@ SAMPLED = 20
 """Lessons that are asked, at most."""
 SAMPLE_SECONDS = 5.0
 """After so long no further lesson is asked: a large model takes its time."""
-LEAST_TOKENS, MOST_TOKENS = 32, 256
+LEAST_TOKENS, MOST_TOKENS = 64, 256
 """Of an answer: more than the taught one by half, within these."""
 NEAR_MISSES = 40
 """Of those, the first so many are told."""
@@ -130,7 +130,8 @@ class JobStory:
     def _lesson(self, lesson: Lesson) -> None:
         story = self._story
         if lesson.target is not None:
-            story.conversation(answered(lesson.messages, lesson.target), title="the right answer")
+            title = "what the model made of the note" if lesson.note else "the right answer"
+            story.conversation(answered(lesson.messages, lesson.target), title=title)
         if lesson.rejected is not None:
             wrong = answered(lesson.messages, lesson.rejected)
             story.conversation(wrong, title="not to be answered")

@@ -126,6 +126,7 @@ def stop_logging() -> None:
 
 def _told(name: str, measured: Mapping[str, int | float], about: Mapping[str, Any]) -> None:
     fields = {key: about[key] for key in TOLD if key in about} | dict(measured)
+    fields.pop("time", None)  # every line has its own
     shown = " ".join(f"{key}={_short(value)}" for key, value in fields.items())
     log.log(EVENTS[name], "%s %s", name, shown, extra={"event": name, "fields": fields})
 
