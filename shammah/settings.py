@@ -24,7 +24,7 @@ HOOK = (
 )
 """A gradient hook; `health` may have thresholds of its own: `health:vanishing=1e-9`."""
 
-LoggerName = Literal["rich", "tensorboard", "wandb", "mlflow", "neptune", "trackio"]
+LoggerName = Literal["rich", "tensorboard", "wandb", "mlflow", "neptune", "trackio", "otel"]
 """Tools that runs can be written to; `shammah.tracking.loggers.opening` knows them."""
 
 
@@ -215,6 +215,21 @@ class TrackingSettings(Section):
     """Whether tools that have a server may send to it."""
     mlflow_uri: str = ""
     """MLflow's server or database; empty is a database in the data folder."""
+    otel_endpoint: str = ""
+    """OpenTelemetry's collector; empty is files in the data folder."""
+    trace: bool = False
+    """Write a timeline of each job into its folder."""
+
+
+class LoggingSettings(Section):
+    """What is written to the log file."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    max_bytes: int = Field(1_000_000, ge=10_000, le=1_000_000_000)
+    """A larger file is put aside and a new one begun."""
+    files: int = Field(2, ge=1, le=100)
+    """How many of those are kept."""
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -259,6 +274,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     adapters: AdaptersSettings = AdaptersSettings()
     tracking: TrackingSettings = TrackingSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -93,7 +93,7 @@ async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
     metrics = JsonlMetrics(taught.folder / "metrics.jsonl")
     losses = [point async for point in metrics.history("loss", run=f"job-{taught.id}")]
     assert {point.step for point in losses} == set(range(1, losses[-1].step + 1))
-    assert not (taught.folder / "checkpoint").exists()
+    await chat.until(lambda: not (taught.folder / "checkpoint").exists())
     store = open_store(tmp_path)
     record = store.get(f"job-{taught.id}")
     summaries = {one.metric: one for one in store.summaries(record.name)}

@@ -1,4 +1,4 @@
-"""What an event costs, beside a call of an empty function; and what it costs to log a step.
+"""What an event costs, beside a call of an empty function; what a trace costs, and logging a step.
 
 python scripts/bench/telemetry.py [--json FILE] [--quick]
 """
@@ -18,6 +18,7 @@ from table import Row, add_arguments, report
 from shammah.tracking.loggers.base import RunIdentity
 from shammah.tracking.loggers.opening import open_loggers
 from shammah.tracking.telemetry import attached, emit
+from shammah.tracking.trace import timed, tracing
 
 TARGETS = {
     "microseconds_without_handler": "below 2",
@@ -70,6 +71,19 @@ def logged(steps: int) -> tuple[float, float]:
     return waited / steps * 1e6, worked / steps * 1e6
 
 
+def step_timed() -> None:
+    """What the training loop times in a step of one pack."""
+    with timed("step", step=3):
+        with timed("data"), timed("data"):
+            pass
+        with timed("forward", tokens=512):
+            pass
+        with timed("backward"):
+            pass
+        with timed("optimiser"):
+            pass
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add_arguments(parser)
@@ -84,6 +98,11 @@ def main() -> None:
         {"what": "emit, nobody listens", "microseconds": nobody},
         {"what": "emit, one handler", "microseconds": one},
     ]
+    off = microseconds(step_timed, number)
+    with tempfile.TemporaryDirectory() as folder, tracing(Path(folder) / "trace.json"):
+        on = microseconds(step_timed, number // 20)
+    rows.append({"what": "the six slices of a step, no trace", "microseconds": off})
+    rows.append({"what": "the six slices of a step, written", "microseconds": on})
     waited, worked = logged(50 if options.quick else 500)
     rows.append({"what": "log a step (files, store, TensorBoard), waited", "microseconds": waited})
     rows.append({"what": "the same, processor time in all threads", "microseconds": worked})
@@ -94,6 +113,8 @@ def main() -> None:
             "emit_vs_empty_call": nobody / call,
             "emit_to_one_vs_empty_call": one / call,
             "microseconds_without_handler": nobody,
+            "microseconds_of_a_step_without_trace": off,
+            "microseconds_of_a_step_with_trace": on,
             "milliseconds_to_log_a_step": worked / 1000,
         },
         targets=TARGETS,

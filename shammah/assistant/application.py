@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.assistant.answers import AnswerHandle
+from shammah.assistant.exporting import open_export
 from shammah.assistant.live_model import LiveModel
 from shammah.assistant.views import AnswerComparison, Choice, LessonCheck, Notice, Status
 from shammah.errors import FeedbackError, ShammahError, UsageError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from shammah.learning.queue import Job
     from shammah.learning.supervisor import Trainer
     from shammah.models.describe import ModelDescription
+    from shammah.tracking.otel import ChatExport
 
 log = logging.getLogger("shammah")
 
@@ -83,6 +85,8 @@ class Assistant:
         self._opening: asyncio.Task[Workspace] | None = None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._exporting: asyncio.Task[None] | None = None
+        self._export: ChatExport | None = None
         self._answer_lock = asyncio.Lock()
         self._buffer_label: str | None = None
         self._tokens_per_second: float | None = None
@@ -97,6 +101,7 @@ class Assistant:
         if load_model:
             self._loading = asyncio.create_task(self._load(self.settings))
         self._watching = asyncio.create_task(self._guarded(self._run_behind()))
+        self._exporting = asyncio.create_task(self._guarded(self._open_export()))
 
     async def workspace(self) -> Workspace:
         """The stores, once they are open.
@@ -128,6 +133,10 @@ class Assistant:
         if self._loading is not None:
             await asyncio.gather(self._loading, return_exceptions=True)
         await self._live.close()
+        if self._exporting is not None:
+            await self._exporting
+        if self._export is not None:
+            await asyncio.to_thread(self._export.close)
         if self._opening is not None:
             with contextlib.suppress(ShammahError):
                 (await self._opening).close()
@@ -542,6 +551,9 @@ class Assistant:
             return Workspace(self.settings, self.paths)
 
         return await asyncio.to_thread(work)
+
+    async def _open_export(self) -> None:
+        self._export = await asyncio.to_thread(open_export, self.settings.tracking, self.paths)
 
     async def _load(self, settings: Settings) -> None:
         await self._live.load(settings.model, self._library())

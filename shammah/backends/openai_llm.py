@@ -206,7 +206,8 @@ class OpenAILLM:
         doubled = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)
         # Clients that were refused together should not come back together.
         seconds = doubled * random.uniform(0.5, 1.0) if asked is None else asked
-        log.info("%s: %s, again in %.1f s", self._model, self._quoted(why), seconds)
+        log.info("%s failed and is asked again in %.1f s", self._model, seconds)
+        log.debug("%s: %s", self._model, self._quoted(why))  # it may quote the question
         await asyncio.sleep(seconds)
 
     async def _text(self, response: httpx2.Response) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shammah.assistant import Assistant
 from shammah.assistant.views import AdapterComparison, AnswerComparison
-from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
+from shammah.cli.context import log_changes, open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import AdapterError, ModelError, ModelNotFoundError, UsageError
 from shammah.repl import wording
@@ -62,7 +62,8 @@ def compare(options: Namespace) -> int:
 
 async def _answers(options: Namespace, found: AdapterComparison, limit: int) -> AnswerComparison:
     paths = paths_of(options)
-    assistant = Assistant(settings_of(paths), paths, train=False, adapter="none")
+    settings = settings_of(paths, log_changes(options))
+    assistant = Assistant(settings, paths, train=False, adapter="none")
     try:
         first = found.first.info.name if found.first else None
         return await assistant.adapter_answers(first, found.second.info.name, limit)
@@ -192,10 +193,11 @@ def take(options: Namespace) -> int:
 
 async def _take(options: Namespace) -> int:
     paths = paths_of(options)
-    start_log(paths)
+    settings = settings_of(paths, log_changes(options))
+    start_log(paths, settings)
     # The shapes that the adapter must fit are those of the live model.
     assistant = Assistant(
-        settings_of(paths),
+        settings,
         paths,
         train=False,
         adapter="none",

@@ -34,7 +34,7 @@ def run(options: Namespace) -> int:
         "generation.seed": options.seed,
     }
     settings = settings_of(paths, changes)
-    start_log(paths)
+    start_log(paths, settings)
     text = None
     if options.lines:
         check_lines(options)

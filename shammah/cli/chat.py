@@ -16,7 +16,9 @@ def run(options: Namespace) -> int:
     paths = paths_of(options)
 
     def load() -> Settings:
-        start_log(paths)
-        return settings_of(paths, model_changes(options))
+        start_log(paths)  # else what goes wrong behind the prompt is written across it
+        settings = settings_of(paths, model_changes(options))
+        start_log(paths, settings)
+        return settings
 
     return run_chat(load, paths, train=not options.no_train, adapter=options.adapter)

@@ -6,23 +6,18 @@ The chat imports this before its prompt is drawn, so settings and stores are imp
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shammah.errors import ConfigError, ShammahError
-from shammah.files import private_folder
+from shammah.errors import ConfigError
 from shammah.paths import Paths
 
 if TYPE_CHECKING:
     from shammah.assistant.workspace import Workspace
     from shammah.settings import Settings
-
-LOG_BYTES = 1_000_000
 
 
 def paths_of(options: Namespace) -> Paths:
@@ -70,30 +65,23 @@ def model_changes(options: Namespace) -> dict[str, Any]:
         "model.renderer": options.renderer,
         "model.device": options.device,
         "model.dtype": options.dtype,
+        **log_changes(options),
     }
 
 
-def start_log(paths: Paths) -> None:
-    """Write what goes wrong to the log file; never what is said in a conversation.
+def log_changes(options: Namespace) -> dict[str, Any]:
+    """The setting that `--log-level` stands for."""
+    return {"logging.level": options.log_level}
 
-    Where the file cannot be written there is no log, and the command goes on.
-    """
-    from logging.handlers import RotatingFileHandler
 
-    logging.captureWarnings(True)
-    root = logging.getLogger()
-    try:
-        private_folder(paths.log.parent)
-        os.close(os.open(paths.log, os.O_CREAT | os.O_APPEND, 0o600))
-        handler: logging.Handler = RotatingFileHandler(
-            paths.log, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8"
-        )
-    except (OSError, ShammahError):
-        handler = logging.NullHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    logging.getLogger("shammah").setLevel(logging.INFO)
+def start_log(paths: Paths, settings: Settings | None = None) -> None:
+    """Write what happens and what goes wrong to the log file, as the settings say; None is for
+    before they are read."""
+    from shammah.feedback.secrets import redacted
+    from shammah.tracking.logs import start_logging
+
+    chosen = {} if settings is None else settings.logging.model_dump()
+    start_logging(paths.log, **chosen, redact=redacted)
 
 
 def log_file() -> Path:
@@ -115,8 +103,8 @@ def open_workspace(
         StorageError: the stores cannot be opened.
     """
     paths = paths_of(options)
-    start_log(paths)
-    settings = settings_of(paths, changes)
+    settings = settings_of(paths, {**(changes or {}), **log_changes(options)})
+    start_log(paths, settings)
     from shammah.assistant.workspace import Workspace
 
     workspace = Workspace(settings, paths)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shammah.cli.context import paths_of, start_log
+from shammah.cli.context import log_changes, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.datasets import ChatExample, Examples, LazyDataset, open_dataset
 from shammah.errors import UsageError
@@ -139,7 +139,8 @@ class _Progress:
 
 
 def _open(options: Namespace, on_bad: OnBad) -> LazyDataset:
-    start_log(paths_of(options))
+    paths = paths_of(options)
+    start_log(paths, settings_of(paths, log_changes(options)))
     return open_dataset(options.source, split=options.split, on_bad=on_bad)
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import shammah
-from shammah.cli.context import paths_of, settings_of
+from shammah.cli.context import log_changes, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say
 from shammah.errors import ShammahError
 from shammah.paths import Paths
@@ -53,7 +53,8 @@ def examine(options: Namespace) -> Iterator[Check]:
     settings = Settings()
     try:
         paths = paths_of(options)
-        settings = settings_of(paths)
+        settings = settings_of(paths, log_changes(options))
+        start_log(paths, settings)
         found = paths.config_file.is_file()
         yield Check(
             "settings", "ok", f"{paths.config_file}{'' if found else ' (not there: defaults)'}"

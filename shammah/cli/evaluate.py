@@ -25,6 +25,7 @@ from shammah.evaluation.results import Results
 from shammah.evaluation.run_folder import SETTINGS, RunFolder, RunSettings, results_of, rows_of
 from shammah.evaluation.runner import evaluate
 from shammah.evaluation.scorer import Scorer
+from shammah.evaluation.story import write_story
 from shammah.messages import Conversation, Message, system
 from shammah.ports.completer import MessageCompleter
 from shammah.ports.llm_client import ChatParams
@@ -44,7 +45,7 @@ MISSED = 1
 def run(options: Namespace) -> int:
     paths = paths_of(options)
     settings = settings_of(paths, model_changes(options))
-    start_log(paths)
+    start_log(paths, settings)
     targets = required(options.require)
     _check(options)
     folder = (
@@ -158,6 +159,7 @@ class _Evaluation:
                 line.clear()
             found = await asyncio.to_thread(report, results, pass_at=options.pass_at)
             kept.write_report(found.to_dict())
+        await asyncio.to_thread(write_story, folder, label, found, rows_of(folder))
         return results
 
 

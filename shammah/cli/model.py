@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shammah.cli.context import paths_of, settings_of, start_log
+from shammah.cli.context import log_changes, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say
 from shammah.errors import UsageError
 from shammah.repl.text import harmless, pairs
@@ -105,8 +105,9 @@ def _said(model: RegisteredModel) -> str:
 
 def _description(options: Namespace) -> ModelDescription:
     paths = paths_of(options)
-    start_log(paths)
-    settings = settings_of(paths, {"model.name": getattr(options, "name", None)})
+    named = {"model.name": getattr(options, "name", None)}
+    settings = settings_of(paths, {**named, **log_changes(options)})
+    start_log(paths, settings)
     from shammah.models.describe import describe
     from shammah.models.load import load_base_model
     from shammah.training.lora import trainable_parameters

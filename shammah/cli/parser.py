@@ -174,7 +174,8 @@ def _train(commands: Any) -> None:
         action="append",
         metavar="NAME",
         help="write it to this tool too, instead of tracking.loggers: rich (with --wait), "
-        "tensorboard, wandb, mlflow, neptune, trackio; may be repeated; `none` is none of them",
+        "tensorboard, wandb, mlflow, neptune, trackio, otel; may be repeated; `none` is none of "
+        "them",
     )
     now.add_argument("--run-name", metavar="NAME", help="what the run is called there")
     now.add_argument("--run-group", metavar="NAME", help="the group it belongs to there")
@@ -182,11 +183,13 @@ def _train(commands: Any) -> None:
     now.add_argument(
         "--tag", action="append", metavar="WORD", help="to find it by; may be repeated"
     )
+    _trace(now)
     _action(actions, "plan", "what the next job would do", "train:plan")
     _action(actions, "cancel", "end the running job; its lessons stay", "train:cancel")
     _action(actions, "queue", "list all jobs", "train:queue")
     resume = _action(actions, "resume", "go on with an interrupted job", "train:resume")
     resume.add_argument("--wait", action="store_true", help="run it here and wait for its end")
+    _trace(resume)
 
 
 def _adapters(commands: Any) -> None:
@@ -208,6 +211,7 @@ def _adapters(commands: Any) -> None:
         actions, "rebuild", "train every lesson that stands anew, from the base", "train:rebuild"
     )
     rebuild.add_argument("--wait", action="store_true", help="run it here and wait for its end")
+    _trace(rebuild)
     without = _action(
         actions, "without", "take one round out of an adapter trained as differences",
         "adapters:without",
@@ -282,6 +286,12 @@ def _runs(commands: Any) -> None:
     tail.add_argument(
         "-f", "--follow", action="store_true", help="go on with what is measured, to the run's end"
     )
+    story = _action(actions, "story", "what happened: lessons, answers, checks", "runs:story")
+    story.add_argument(
+        "name", nargs="?", metavar="run", help=f"{one}; or the folder of an evaluation"
+    )
+    story.add_argument("--depth", type=int, metavar="N", help="open scopes only so deep")
+    story.add_argument("--html", metavar="FILE", help="write it as a page that folds")
     delete = _action(actions, "delete", "forget what runs measured", "runs:delete")
     delete.add_argument("names", nargs="+", metavar="run")
 
@@ -460,6 +470,7 @@ def _eval(commands: Any) -> None:
     _json(made)
 
 
+LOG_LEVEL = "what the log file is told: debug, info, warning or error, instead of logging.level"
 SOURCE = (
     "a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .gz), a folder, a pattern, or a "
     "data set of the Hub: owner/name, with :config and @revision where wanted"
@@ -493,6 +504,8 @@ def _command(commands: Any, name: str, summary: str, run: str, **options: Any) -
         name, help=summary, **{"description": summary.capitalize() + ".", **options}
     )
     made.add_argument("--config", metavar="FILE", help="another settings file")
+    if not run.startswith("config:"):
+        made.add_argument("--log-level", metavar="LEVEL", help=LOG_LEVEL)
     made.set_defaults(run=f"shammah.cli.{run}")
     return made
 
@@ -501,6 +514,10 @@ def _action(actions: Any, name: str, summary: str, run: str) -> Parser:
     made: Parser = actions.add_parser(name, help=summary, description=summary.capitalize() + ".")
     # Suppressed, so that an option before the action is not overwritten by its absence after it.
     made.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    if not run.startswith("config:"):
+        made.add_argument(
+            "--log-level", metavar="LEVEL", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     made.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="JSON instead of text"
     )
@@ -519,6 +536,14 @@ def _model_options(parser: Parser) -> None:
     parser.add_argument("--renderer", metavar="NAME", help="how conversations are written for it")
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))
+
+
+def _trace(parser: Parser) -> None:
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="with --wait: write where its time goes, for ui.perfetto.dev or chrome://tracing",
+    )
 
 
 def _status(parser: Parser) -> None:

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shammah.cli.context import paths_of, settings_of
+from shammah.cli.context import log_changes, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import InputError, ShammahError, UsageError
 from shammah.messages import Conversation, Tool, from_dicts, tools_from_dicts
@@ -45,10 +45,16 @@ def run(options: Namespace) -> int:
             f"--train-on does not know {options.train_on!r}.", hint=f"There are {known}."
         ) from error
     given = list(_read(options.file))
+    paths = paths_of(options)
     settings = settings_of(
-        paths_of(options),
-        {"model.name": options.tokenizer, "model.renderer": options.renderer},
+        paths,
+        {
+            "model.name": options.tokenizer,
+            "model.renderer": options.renderer,
+            **log_changes(options),
+        },
     )
+    start_log(paths, settings)
     # A tokenizer of another model is not spoken to in the way that the settings say of theirs.
     name = options.renderer or (AUTO if options.tokenizer else settings.model.renderer)
     if name == AUTO:

@@ -7,18 +7,23 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from shammah.backends.metric_curves import Curve
 from shammah.backends.metric_rows import RunRecord, Summary
 from shammah.backends.sqlite_metrics import SqliteMetrics
-from shammah.cli.context import paths_of, settings_of, start_log
+from shammah.cli.context import log_changes, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import UsageError
+from shammah.files import write_atomic
 from shammah.repl.text import columns, width_of_output
 from shammah.repl.wording import runs as wording
+from shammah.repl.wording.story import story_tree
 from shammah.tracking.finding import find_run, named_curves
 from shammah.tracking.loggers.store import open_store
+from shammah.tracking.story import STORY, read_story, scope_record
+from shammah.tracking.story_html import story_page
 
 LOOK_SECONDS = 0.3
 POINTS = 400
@@ -113,6 +118,45 @@ def tail(options: Namespace) -> int:
     return 0
 
 
+def story(options: Namespace) -> int:
+    if options.depth is not None and options.depth < 1:
+        raise UsageError("--depth takes a number from 1 on.")
+    file, title = _story_file(options)
+    told = read_story(file)
+    if options.html is not None:
+        page = Path(options.html).expanduser().absolute()
+        write_atomic(page, story_page(told, title))
+        if options.json:
+            emit({"html": str(page)})
+        else:
+            tell(f"Written to {page}")
+    elif options.json:
+        emit([scope_record(scope) for scope in told])
+    else:
+        width = columns() if coloured() else min(columns(), width_of_output())
+        say(story_tree(told, width=width, coloured=coloured(), depth=options.depth))
+    return 0
+
+
+def _story_file(options: Namespace) -> tuple[Path, str]:
+    """The file of a run's story, or of the folder that is named, and what to call it.
+
+    Raises:
+        MetricsError: there is no such run.
+        UsageError: it has no story.
+    """
+    if options.name is not None and (Path(options.name).expanduser() / STORY).is_file():
+        folder = Path(options.name).expanduser().absolute()
+        start_log(paths := paths_of(options), settings_of(paths, log_changes(options)))
+        return folder / STORY, folder.name
+    with _store(options) as store:
+        name = find_run(store, options.name).name
+    file = paths_of(options).jobs / name.removeprefix("job-") / STORY
+    if not file.is_file():
+        raise UsageError(f"{name} has no story.", hint="Runs before this version have none.")
+    return file, name
+
+
 def delete(options: Namespace) -> int:
     with _store(options) as store:
         names = [find_run(store, run).name for run in options.names]
@@ -128,8 +172,7 @@ def delete(options: Namespace) -> int:
 @contextmanager
 def _store(options: Namespace) -> Iterator[SqliteMetrics]:
     paths = paths_of(options)
-    start_log(paths)
-    settings_of(paths)  # a wrong file is told of here as everywhere
+    start_log(paths, settings_of(paths, log_changes(options)))
     store = open_store(paths.data)
     try:
         yield store

@@ -9,10 +9,11 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.assistant import Assistant, Notice
-from shammah.cli.context import open_workspace, paths_of, settings_of, start_log
+from shammah.cli.context import log_changes, open_workspace, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import TrainingError, UsageError
 from shammah.repl import wording
@@ -32,6 +33,7 @@ SHOWN = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "epoch", "le
 def now(options: Namespace) -> int:
     domain = _domain(options.domain)
     changes = {**_tracking(options), **_hooks(options)}
+    _check_trace(options)
     if options.report and not options.wait:
         raise UsageError("--report draws when the job is done: it needs --wait.")
     if options.wait:
@@ -50,6 +52,7 @@ def now(options: Namespace) -> int:
 
 
 def resume(options: Namespace) -> int:
+    _check_trace(options)
     if options.wait:
         return asyncio.run(_run_here(options, _resumed))
     with open_workspace(options) as workspace:
@@ -61,6 +64,7 @@ def resume(options: Namespace) -> int:
 
 
 def rebuild(options: Namespace) -> int:
+    _check_trace(options)
     if options.wait:
         return asyncio.run(_run_here(options, lambda trainer: trainer.rebuild()))
     with open_workspace(options) as workspace:
@@ -143,8 +147,14 @@ async def _run_here(
     try:
         trainer = await assistant.trainer()
         job = await ask(trainer)
+        trace = _trace_of(options)
+        before = _written_at(trace)
+        if trace is not None:
+            trainer.traces[job.id] = trace
         with _table(job, "rich" in assistant.settings.tracking.loggers) as shown:
             job = await _watch(trainer, job, live=sys.stderr.isatty() and not shown)
+        if trace is not None and _written_at(trace) == before:
+            tell(f"No timeline was written: the worker of job {job.id} was not started from here.")
     except asyncio.CancelledError:
         tell("Interrupted. `shammah train resume --wait` goes on, and so does the next chat.")
         raise
@@ -199,6 +209,35 @@ async def _watch(trainer: Trainer, job: Job, *, live: bool) -> Job:
     if live:
         sys.stderr.write("\r\x1b[K")
     return await waiting
+
+
+def _check_trace(options: Namespace) -> None:
+    """Say at once what is wrong with `--trace`.
+
+    Raises:
+        UsageError: nobody waits, or there is no place for the file.
+    """
+    trace = _trace_of(options)
+    if trace is None:
+        return
+    if not options.wait:
+        raise UsageError(
+            "--trace writes what the worker started here does: it needs --wait.",
+            hint="`shammah config set tracking.trace true` writes one into each job's folder.",
+        )
+    if trace.is_dir() or not trace.parent.is_dir():
+        raise UsageError(f"--trace takes a file in a folder that is there, not {trace}.")
+
+
+def _trace_of(options: Namespace) -> Path | None:
+    return None if options.trace is None else Path(options.trace).expanduser().absolute()
+
+
+def _written_at(file: Path | None) -> int | None:
+    try:
+        return None if file is None else file.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _domain(given: str | None) -> str | None:
@@ -284,8 +323,9 @@ def _written(job: Job, options: Namespace, changes: dict[str, Any]) -> Job:
 
 def _assistant(options: Namespace, changes: dict[str, Any] | None = None) -> Assistant:
     paths = paths_of(options)
-    start_log(paths)
-    return Assistant(settings_of(paths, changes), paths, train=False, on_notice=_notice)
+    settings = settings_of(paths, {**(changes or {}), **log_changes(options)})
+    start_log(paths, settings)
+    return Assistant(settings, paths, train=False, on_notice=_notice)
 
 
 def _notice(notice: Notice) -> None:

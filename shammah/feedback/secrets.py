@@ -70,6 +70,29 @@ def find_secrets(text: str) -> list[str]:
     return found
 
 
+def redacted(text: str) -> str:
+    """The text with `[kind]` in place of what has the form of a well-known key, of a password in an
+    address, or of a secret that is assigned. Long random words stay: a log is full of checksums."""
+    for kind, pattern in _KINDS:
+        text = pattern.sub(lambda match, kind=kind: _hidden(match, kind), text)  # type: ignore[misc]
+    return _ASSIGNMENT.sub(
+        lambda match: (
+            _hidden(match, "secret")
+            if _secretive(match["name"], match["value"], match["quote"])
+            else match[0]
+        ),
+        text,
+    )
+
+
+def _hidden(match: re.Match[str], kind: str) -> str:
+    """A match with its value, or all of it, replaced."""
+    if _placeholder(match):
+        return match[0]
+    value = match.groupdict().get("value")
+    return match[0].replace(value, f"[{kind}]") if value else f"[{kind}]"
+
+
 def _placeholder(match: re.Match[str]) -> bool:
     value = match.groupdict().get("value")
     return value is not None and _PLACEHOLDER.match(value) is not None

@@ -60,13 +60,14 @@ class Curriculum:
 @dataclass(frozen=True, slots=True)
 class Anchors:
     """The base's own answers to other questions: to train on, and kept out to measure; those to
-    near misses; and what the base's layers are given with those to train on."""
+    near misses, and what these are; and what the base's layers are given with those to train on."""
 
     trained: Sequence[Datum]
     probed: Sequence[Datum]
     others: int = 0
     """That were kept out to measure, too, and are none of the adapter's business."""
     near: Sequence[Datum] = ()
+    near_misses: Sequence[Lesson] = ()
     moments: Moments | None = None
 
 
@@ -113,13 +114,14 @@ async def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anch
     hold = spec.training.hold
     if spec.training.replay == 0 and hold == 0:
         return Anchors((), probes, others)
-    misses: Sequence[Datum] = rendered(_near_misses(base, rendered)).datums
-    held: Sequence[Datum] = [*rendered(await near.replayed(trained)).datums, *misses]
+    misses = _near_misses(base, rendered)
+    missed = rendered(misses).datums
+    held: Sequence[Datum] = [*rendered(await near.replayed(trained)).datums, *missed]
     with moments_of(base.model) if hold else nullcontext() as moments:
         distributions = base_distributions(base.model, held, max(1, spec.training.anchor_tokens))
     replayed = [*(distributions if spec.training.anchor_tokens else held)]
-    replayed += replayed[len(replayed) - len(misses) :] * (OFTEN - 1)
-    return Anchors(replayed, probes, others, misses, moments)
+    replayed += replayed[len(replayed) - len(missed) :] * (OFTEN - 1)
+    return Anchors(replayed, probes, others, missed, misses, moments)
 
 
 def _near_misses(base: BaseModel, rendered: Rendering) -> list[Lesson]:

@@ -30,6 +30,7 @@ STDERR = "stderr.log"
 WEIGHTS = "adapter.safetensors"
 PARENT = "parent.safetensors"
 CHECKPOINT = "checkpoint"
+TRACE = "trace.json"
 BEFORE = "before.json"
 
 FailureKind = Literal[

@@ -50,12 +50,21 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, folder: Path, *, threads: int, nice: int, command: Sequence[str] = COMMAND
+        cls,
+        folder: Path,
+        *,
+        threads: int,
+        nice: int,
+        command: Sequence[str] = COMMAND,
+        options: Sequence[str] = (),
     ) -> WorkerProcess:
         """Start a worker on a job folder.
 
         The worker dies with the thread that calls this (Linux), so that a chat that is killed
         leaves nothing behind.
+
+        Args:
+            options: further options of the worker.
 
         Raises:
             OSError: the process cannot be started.
@@ -69,6 +78,7 @@ class WorkerProcess:
             str(nice),
             "--parent",
             str(os.getpid()),
+            *options,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -102,6 +102,7 @@ def run_log(
         resumed_step=resumed_step,
         online=tracking.online,
         mlflow_uri=tracking.mlflow_uri,
+        otel_endpoint=tracking.otel_endpoint,
     )
     loggers = open_loggers(tracking.loggers, run, tell=tell)
     log = RunLog(run, loggers)

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +34,7 @@ from shammah.learning.job import (
     BEFORE,
     CHECKPOINT,
     RESULT,
+    TRACE,
     WEIGHTS,
     Before,
     Checkpoint,
@@ -47,6 +49,7 @@ from shammah.learning.job import (
     Start,
     event_line,
 )
+from shammah.learning.job_story import JobStory
 from shammah.learning.material import Material
 from shammah.learning.measures import surprises
 from shammah.learning.record import RunLog, evaluated, run_log
@@ -54,7 +57,9 @@ from shammah.models.describe import describe
 from shammah.models.load import BaseModel, load_base_model
 from shammah.renderers.registry import renderer_for
 from shammah.settings import TrainingSettings
+from shammah.tracking.story import STORY, StoryWriter
 from shammah.tracking.telemetry import span
+from shammah.tracking.trace import timed, tracing
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.lora import trainable_parameters
 from shammah.training.schedule import rate_for_width
@@ -71,18 +76,29 @@ class StopSignal(Protocol):
 
 
 def run_job(
-    folder: Path, *, threads: int, signals: StopSignal, tell: Callable[[Event], None]
+    folder: Path,
+    *,
+    threads: int,
+    signals: StopSignal,
+    tell: Callable[[Event], None],
+    trace: Path | None = None,
 ) -> Failed | None:
     """Train the job in a folder and write `adapter.safetensors` and `result.json` into it.
+
+    Args:
+        trace: a file for where the time goes; else one in the folder if `tracking.trace` says so.
 
     Returns:
         None when done, or why it was interrupted (with a checkpoint to go on from).
 
     Raises:
-        ShammahError: the job, the model or the lessons cannot be used, or the loss diverged.
+        ShammahError: the job, the model or the lessons cannot be used, the loss diverged, or the
+            trace cannot be written.
     """
     spec = JobSpec.read(folder)
-    with span("workflow", "job", {"job": spec.id}):
+    if trace is None and spec.tracking.trace:
+        trace = folder / TRACE
+    with tracing(trace, spec.run_name), span("workflow", "job", {"job": spec.id}):
         return _run(spec, folder, threads, signals, tell)
 
 
@@ -94,7 +110,8 @@ def _run(
     tell: Callable[[Event], None],
 ) -> Failed | None:
     began = time.monotonic()
-    base = load_base_model(spec.model)
+    with timed("load", model=spec.model.name):
+        base = load_base_model(spec.model)
     if spec.fingerprint is not None and base.fingerprint != spec.fingerprint:
         raise TrainingError(
             f"The base model {spec.model.name} is not the one this job was made for.",
@@ -108,7 +125,8 @@ def _run(
     model = describe(base, trainable_parameters(base.model, spec.lora))
 
     async def work() -> Failed | None:
-        anchors = await anchors_of(base, rendered, folder)
+        with timed("anchors"):
+            anchors = await anchors_of(base, rendered, folder)
         client = LocalTrainingClient(
             base,
             spec.lora,
@@ -119,14 +137,24 @@ def _run(
             moments=anchors.moments,
         )
         loaded = time.monotonic() - began
-        held = await curriculum(client, rendered, anchors, base.stop_tokens)
-        client.remember(held.examples)
+        with timed("lessons"):
+            held = await curriculum(client, rendered, anchors, base.stop_tokens)
+            client.remember(held.examples)
         resumed = checkpoint_step(folder / CHECKPOINT)
-        with run_log(spec, folder, resumed, lambda text: tell(Remark(text=text))) as log:
-            job = _Work(folder, spec, base, client, rendered, held, signals, tell, log)
+        story = StoryWriter(folder / STORY)
+        told = JobStory(story, spec)
+        title = f"{spec.run_name}, from step {resumed}" if resumed else spec.run_name
+        with (
+            run_log(spec, folder, resumed, lambda text: tell(Remark(text=text))) as log,
+            closing(story),
+            story.scope(title),
+        ):
+            job = _Work(folder, spec, base, client, rendered, held, signals, tell, log, told)
             start = job.start(loaded, resumed)
             log.begin(spec, start, model)
             tell(start)
+            if not resumed:
+                told.taught(held, anchors.near_misses)
             signals.setting_up = False
             failed = await job.train()
             if failed is not None:
@@ -160,6 +188,7 @@ class _Work:
     signals: StopSignal
     tell: Callable[[Event], None]
     log: RunLog
+    told: JobStory
 
     @property
     def lessons(self) -> Material:
@@ -182,7 +211,7 @@ class _Work:
     async def train(self) -> Failed | None:
         with span("stage", "before"):
             before = await self.before()
-        with span("stage", "train"):
+        with span("stage", "train"), self.told.training():
             result = await train_supervised(
                 self.client,
                 self.lessons.examples,
@@ -208,6 +237,7 @@ class _Work:
                     for lesson, right in zip(self.lessons.lessons, learned, strict=True)
                 ]
             )
+            self.told.answers("Answers after", self.lessons.lessons, answers)
         evaluated(result.steps, after)
         report = judge(
             self.lessons.lessons,
@@ -217,6 +247,7 @@ class _Work:
             before.figures,
             after,
         )
+        self.told.verdict(report)
         complete = self.complete(result, report, before.answers, answers)
         write_atomic(self.folder / RESULT, event_line(complete))
         self.log.complete(self.folder / WEIGHTS, complete, self.spec)
@@ -238,6 +269,7 @@ class _Work:
             answers=tuple(await self.answers([lesson.rejected for lesson in self.lessons.lessons])),
         )
         write_atomic(kept, before.model_dump_json())
+        self.told.answers("Answers before", self.lessons.lessons, before.answers)
         evaluated(0, before.figures)
         return before
 

@@ -7,9 +7,11 @@ processes, the queue and the library. Does not import torch and knows nothing of
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
@@ -83,6 +85,8 @@ class Trainer:
             command: how to start a worker; the job folder is appended.
         """
         self.queue = JobQueue(database, paths, feedback)
+        self.traces: dict[int, Path] = {}
+        """Where timelines of jobs go, if this process runs them."""
         self._database = database
         self._paths = paths
         self._settings = settings
@@ -360,7 +364,11 @@ class Trainer:
             return "not begun"
         training = spec.training
         worker = await WorkerProcess.start(
-            job.folder, threads=training.threads, nice=training.nice, command=self._command
+            job.folder,
+            threads=training.threads,
+            nice=training.nice,
+            command=self._command,
+            options=self._options(job),
         )
         run = self._run = Run(
             job, worker, somebody_streams=self._somebody_streams, on_change=self._show
@@ -393,6 +401,13 @@ class Trainer:
         if self._stopping.is_set():
             return "stopped"
         return run.failure(code, rubbish)
+
+    def _options(self, job: Job) -> list[str]:
+        """What a worker is told that is no part of its job."""
+        about = {"path": str(self._paths.log), **self._settings().logging.model_dump()}
+        trace = self.traces.get(job.id)
+        traced = [] if trace is None else ["--trace", str(trace)]
+        return ["--log", json.dumps(about), *traced]
 
     async def _publish(self, job: Job, spec: JobSpec, result: Complete) -> None:
         self._set_state("publishing", job)

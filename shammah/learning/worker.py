@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from shammah.learning.job import Event, Failed
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("folder", type=Path, metavar="JOB_DIR")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="where its time goes")
+    parser.add_argument("--log", type=json.loads, metavar="JSON", help="of `start_logging`")
     parser.add_argument("--parent", type=int, default=0, help="end when this process does")
     given = parser.parse_args(arguments)
     os.umask(0o077)
@@ -73,19 +76,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    code = _run(given.folder, given.threads, signals, out)
+    code = _run(given, signals, out)
     sys.stdout.flush()
     sys.stderr.flush()
     # All is written; taking the libraries down would only cost time.
     os._exit(code)
 
 
-def _run(folder: Path, threads: int, signals: Signals, out: int) -> int:
+def _run(given: argparse.Namespace, signals: Signals, out: int) -> int:
+    folder: Path = given.folder
     try:
         signals.setting_up = True
         if signals.stop:
             raise Interrupted
         from shammah.learning.job import EXIT_CODES, event_line
+
+        if given.log:
+            _start_log(given.log)
         from shammah.learning.session import run_job
 
         lock = threading.Lock()  # loggers speak up from threads of their own
@@ -94,7 +101,9 @@ def _run(folder: Path, threads: int, signals: Signals, out: int) -> int:
             with lock:
                 _write(out, folder, event_line(event))
 
-        failed = run_job(folder, threads=threads, signals=signals, tell=tell)
+        failed = run_job(
+            folder, threads=given.threads, signals=signals, tell=tell, trace=given.trace
+        )
         if failed is None:
             return 0
     except BaseException as error:
@@ -104,8 +113,17 @@ def _run(folder: Path, threads: int, signals: Signals, out: int) -> int:
         failed = _failure(error)
         if failed.kind in ("crash", "out_of_memory"):
             traceback.print_exc()
+            if given.log:
+                logging.getLogger("shammah").error("the worker failed", exc_info=error)
     _write(out, folder, event_line(failed))
     return EXIT_CODES[failed.kind]
+
+
+def _start_log(log: dict[str, Any]) -> None:
+    from shammah.feedback.secrets import redacted
+    from shammah.tracking.logs import start_logging
+
+    start_logging(Path(log.pop("path")), **log, redact=redacted, worker=True)
 
 
 def _failure(error: BaseException) -> Failed:

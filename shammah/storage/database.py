@@ -57,6 +57,7 @@ class Database:
         self.engine = create_engine(
             URL.create("sqlite", database=str(path)),
             creator=partial(_connect, path),
+            hide_parameters=True,  # they hold conversations, and errors are logged
         )
         event.listen(self.engine, "begin", _begin)
         self._writer = self.engine.execution_options(shammah_begin="BEGIN IMMEDIATE")

@@ -16,7 +16,9 @@ import torch
 from shammah.errors import DivergenceError, ShammahError, TrainingError
 from shammah.ports.datum import Datum
 from shammah.ports.training_client import CustomLoss
+from shammah.tracking.trace import timed
 from shammah.training.body import Targets
+from shammah.training.timing import finished
 
 Metrics = Mapping[str, float | torch.Tensor]
 Pass = Callable[[Sequence[int]], Targets]
@@ -43,23 +45,31 @@ def add_gradients(
         TrainingError, DivergenceError: see `TrainingClient.forward_backward_custom`.
     """
     if len(packs) == 1:
-        targets = run(packs[0])
-        loss, metrics = _value(fn, datums, _laid_out(datums, packs, [targets], [targets.logprobs]))
-        loss.backward()  # type: ignore[no-untyped-call]
+        with timed("forward"):
+            targets = run(packs[0])
+            seen = _laid_out(datums, packs, [targets], [targets.logprobs])
+            loss, metrics = _value(fn, datums, seen)
+        with timed("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+            finished(loss.device)
         return float(loss.detach()), metrics, [targets]
-    with torch.no_grad():
-        seen = [run(members) for members in packs]
-    leaves = [targets.logprobs.detach().requires_grad_() for targets in seen]
-    loss, metrics = _value(fn, datums, _laid_out(datums, packs, seen, leaves))
+    with timed("forward"), torch.no_grad():
+        outputs = [run(members) for members in packs]
+    leaves = [targets.logprobs.detach().requires_grad_() for targets in outputs]
+    loss, metrics = _value(fn, datums, _laid_out(datums, packs, outputs, leaves))
     derivatives = torch.autograd.grad(loss, leaves, allow_unused=True)
     again()
     for members, derivative in zip(packs, derivatives, strict=True):
         if derivative is not None and bool(derivative.any()):
-            (run(members).logprobs * derivative).sum().backward()  # type: ignore[no-untyped-call]
+            with timed("forward"):
+                weighed = (run(members).logprobs * derivative).sum()
+            with timed("backward"):
+                weighed.backward()  # type: ignore[no-untyped-call]
+                finished(weighed.device)
         else:
-            with torch.no_grad():
+            with timed("forward"), torch.no_grad():
                 run(members)  # dropout goes on as if it had counted
-    return float(loss.detach()), metrics, seen
+    return float(loss.detach()), metrics, outputs
 
 
 def _laid_out(

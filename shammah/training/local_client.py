@@ -31,6 +31,7 @@ from shammah.ports.training_client import (
     OptimStepOutput,
 )
 from shammah.settings import LoraSettings, TrainingSettings
+from shammah.tracking.trace import timed
 from shammah.training import custom, losses
 from shammah.training.allocator import limit_kernels, release_memory
 from shammah.training.body import Body, Pairs, Targets
@@ -44,6 +45,7 @@ from shammah.training.losses.choices import gathered
 from shammah.training.optimizer import AdamW
 from shammah.training.packing import pack, pack_groups
 from shammah.training.random_state import OwnRandom
+from shammah.training.timing import finished
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel
@@ -170,12 +172,14 @@ class LocalTrainingClient:
         if self._holding is not None:
             # The optimizer divides by the weight of what was gathered.
             self._holding.add_gradients(self._hold * weight)
-        with failures():
-            if self._hooks and weight > 0:
-                look(self._hooks, self._gradients(weight))
-            norm = self._optimizer.step(weight, params)
-        if self.lora.frozen is not None:
-            self.lora.frozen.restore()
+        with timed("optimiser"):
+            with failures():
+                if self._hooks and weight > 0:
+                    look(self._hooks, self._gradients(weight))
+                norm = self._optimizer.step(weight, params)
+            if self.lora.frozen is not None:
+                self.lora.frozen.restore()
+            finished(self.body.device)
         release_memory()
         self._random.keep()
         return OptimStepOutput(self._optimizer.steps, norm)
@@ -272,20 +276,23 @@ class LocalTrainingClient:
             raise TrainingError(
                 f"{called} takes {loss_of.members} datums at a time, not {len(datums)}."
             )
-        check(datums, self._vocabulary)
-        if loss_of.check is not None:
-            loss_of.check(datums)
-        lengths = [len(datum.model_input) for datum in datums]
-        logprobs, greedy = _places(datums)
+        with timed("data"):
+            check(datums, self._vocabulary)
+            if loss_of.check is not None:
+                loss_of.check(datums)
+            lengths = [len(datum.model_input) for datum in datums]
+            logprobs, greedy = _places(datums)
+            packs = pack_groups(lengths, self.micro_batch_tokens, loss_of.members)
         loss = weight = 0.0
         told: dict[str, tuple[float, float]] = {}
-        for members in pack_groups(lengths, self.micro_batch_tokens, loss_of.members):
+        for members in packs:
             group = [datums[index] for index in members]
-            choices = gathered(group) if loss_of.structured else None
-            targets = self._targets(group, choices.pairs if choices else None, loss_of.shares)
-            inputs = loss_inputs(group, targets, called, loss_of, choices)
-            part, measures = loss_of.evaluate(targets.logprobs, inputs)
-            value = float(part.detach())
+            with timed("forward", tokens=sum(lengths[index] for index in members)):
+                choices = gathered(group) if loss_of.structured else None
+                targets = self._targets(group, choices.pairs if choices else None, loss_of.shares)
+                inputs = loss_inputs(group, targets, called, loss_of, choices)
+                part, measures = loss_of.evaluate(targets.logprobs, inputs)
+                value = float(part.detach())
             if not math.isfinite(value):
                 self._forget()
                 raise DivergenceError(
@@ -294,7 +301,9 @@ class LocalTrainingClient:
                 )
             # Of some datums a loss may know nothing, as of answers without relations.
             if backward and part.requires_grad:
-                part.backward()  # type: ignore[no-untyped-call]
+                with timed("backward"):
+                    part.backward()  # type: ignore[no-untyped-call]
+                    finished(self.body.device)
             loss += value
             weight += float(targets.weights.sum())
             for name, (total, count) in measures.items():

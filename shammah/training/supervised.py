@@ -20,6 +20,7 @@ from shammah.ports.datum import Datum
 from shammah.ports.training_client import AdamParams, TrainingClient
 from shammah.settings import TrainingSettings
 from shammah.tracking.telemetry import emit
+from shammah.tracking.trace import timed
 from shammah.training import losses
 from shammah.training.batches import Batch, LessonBatches
 from shammah.training.checkpoint import (
@@ -221,7 +222,8 @@ class _Run:
     async def _epochs(self) -> None:
         while self.epoch < self.settings.epochs and self.step < self.steps:
             self._epoch_random = self.batches.state_dict()
-            batches = self.batches.epoch(self.epoch)
+            with timed("data", epoch=self.epoch + 1):
+                batches = self.batches.epoch(self.epoch)
             size = self.settings.accumulation
             windows = [batches[start : start + size] for start in range(0, len(batches), size)]
             for number, window in enumerate(windows):
@@ -229,7 +231,8 @@ class _Run:
                     continue
                 if self.step >= self.steps:
                     return
-                await self._window(window, number, len(batches))
+                with timed("step", step=self.step + 1):
+                    await self._window(window, number, len(batches))
                 if self.settings.stop_when_learned and all(self.learned) and self._due():
                     await self._confirm()
                     if all(self.learned) and not self.lost:
@@ -247,7 +250,9 @@ class _Run:
         loss = weight = 0.0
         tokens = 0
         for batch in window:
-            for loss_fn, parts in self._parts(batch).items():
+            with timed("data"):
+                by_loss = self._parts(batch)
+            for loss_fn, parts in by_loss.items():
                 members = losses.get(loss_fn).members
                 lengths = [len(datum.model_input) for datum, _ in parts]
                 budget = self.settings.micro_batch_tokens or GROUP_TOKENS
@@ -331,6 +336,10 @@ class _Run:
         """Look at every lesson, and at what is kept, with the weights as they are."""
         if self.should_stop():
             raise _Stopped
+        with timed("look", step=self.step):
+            await self._look()
+
+    async def _look(self) -> None:
         shares = np.asarray(self.weights) / np.mean(self.weights)
         loss = weight = 0.0
         by_loss: dict[str, list[int]] = {}
@@ -386,31 +395,32 @@ class _Run:
         if self.checkpoint is None or self._saved_step == self.step:
             return
         began = time.perf_counter()
-        target = begin_checkpoint(self.checkpoint, self.step)
-        await self.client.save_state(target)
-        finish_checkpoint(
-            target,
-            {
-                "step": self.step,
-                "epoch": self.epoch,
-                "window": self.window,
-                "tokens": self.tokens,
-                "seconds": self.seconds,
-                "loss": self.loss,
-                "learned": self.learned,
-                "right_before": self.right_before,
-                "lost": self.lost,
-                "looked_step": self.looked_step,
-                "most_learned": self.most_learned,
-                "progress_step": self.progress_step,
-                "random": self._epoch_random or self.batches.state_dict(),
-                "material": self._material(),
-            },
-        )
+        with timed("checkpoint", step=self.step):
+            target = begin_checkpoint(self.checkpoint, self.step)
+            await self.client.save_state(target)
+            finish_checkpoint(target, self._loop())
         self._saved_step = self.step
         seconds = time.perf_counter() - began
         emit("training.checkpoint", {"step": self.step, "seconds": seconds})
         self.on_event({"event": "checkpoint", "step": self.step})
+
+    def _loop(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "window": self.window,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "loss": self.loss,
+            "learned": self.learned,
+            "right_before": self.right_before,
+            "lost": self.lost,
+            "looked_step": self.looked_step,
+            "most_learned": self.most_learned,
+            "progress_step": self.progress_step,
+            "random": self._epoch_random or self.batches.state_dict(),
+            "material": self._material(),
+        }
 
     async def _resume(self) -> None:
         found = latest_checkpoint(self.checkpoint) if self.checkpoint else None

@@ -39,6 +39,7 @@ class RunIdentity:
     online: bool = False
     """Whether anything may leave this machine."""
     mlflow_uri: str = ""
+    otel_endpoint: str = ""
 
     @property
     def shown(self) -> str:

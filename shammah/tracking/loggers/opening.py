@@ -18,6 +18,7 @@ LOGGERS: dict[str, str] = {
     "mlflow": "MlflowLogger",
     "neptune": "NeptuneLogger",
     "trackio": "TrackioLogger",
+    "otel": "OtelLogger",
 }
 """The class of each tool, in the module of its name; the extra has that name too."""
 FOREGROUND = ("rich",)
