@@ -50,6 +50,10 @@ class Paths:
     def adapters(self) -> Path:
         return self.data / "adapters"
 
+    def anchors(self, fingerprint: str) -> Path:
+        """The anchors that were sampled from a base model that ships none."""
+        return self.data / "anchors" / f"{fingerprint[:32]}.jsonl"
+
     @property
     def embeddings(self) -> Path:
         """Vectors of what adapters were taught; made again where they are missing."""

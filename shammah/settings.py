@@ -194,7 +194,7 @@ class AdaptersSettings(Section):
     """How near, as a cosine."""
     scope: Literal["lessons", "all"] = "lessons"
     """Which questions the active adapter answers: those near to its lessons, or all of them."""
-    scope_threshold: float = Field(0.55, ge=0.0, le=1.0)
+    scope_threshold: float = Field(0.5, ge=0.0, le=1.0)
     """How near, as a cosine."""
     embedding: str = Field("base", min_length=1)
     """What measures nearness: the base model's own hidden states, or a sentence encoder."""

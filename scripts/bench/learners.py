@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from lessons import Taught
@@ -18,6 +19,7 @@ from shammah.generation.embedder import Embedders
 from shammah.generation.engine import Engine
 from shammah.generation.params import GenerationParams
 from shammah.messages import Conversation, assistant, system, user
+from shammah.models.anchors import read_anchors
 from shammah.models.load import load_base_model
 from shammah.renderers.registry import renderer_for
 from shammah.settings import AdaptersSettings, ModelSettings, Settings
@@ -56,7 +58,8 @@ class Chat:
         self._adapters = settings.adapters
         folder = library.folder.parent / "embeddings" / "scope"
         embedders = Embedders(self.base, self.renderer)
-        self._scope = ActiveScope(embedders, self._engine, library, folder, print)
+        anchors = partial(read_anchors, self.base.path)
+        self._scope = ActiveScope(embedders, self._engine, library, folder, anchors, print)
 
     def answers(self, questions: Sequence[str]) -> list[str]:
         return [self._answer(question) for question in questions]
@@ -65,7 +68,7 @@ class Chat:
         state = self._engine.active
         if self._scope is not None:
             near = asyncio.run(self._scope.nearness(question, self._adapters))
-            if near is not None and near < self._adapters.scope_threshold:
+            if near is not None and not near.within(self._adapters.scope_threshold):
                 state = self._engine.bare
         asked = (*self.before, user(question))
         return self._engine.generate(asked, GREEDY, state).text.strip()

@@ -1,23 +1,22 @@
 """What an adapter answers: the questions that are near to what it was taught.
 
 A small change of the weights that teaches ten answers also changes others that nobody asked to
-change. So an adapter need not answer everything: a question that is near to none of its lessons
-goes to the model as it was. SERAC (Mitchell et al. 2022, arXiv 2206.06520) calls this the scope of
-an edit. Knows descriptions and vectors; no weights, no model, no settings.
+change. So an adapter need not answer everything: a question that is near to none of its lessons, or
+nearer to another question that the model knows, goes to the model as it was. SERAC (Mitchell et al.
+2022, arXiv 2206.06520) calls this the scope of an edit. Knows descriptions and vectors; no weights,
+no model, no settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shammah.adapters.lesson_vectors import LessonVectors
 from shammah.adapters.metadata import AdapterMetadata
-
-WORDINGS = 8
-"""Other wordings of each lesson that a question is compared with."""
+from shammah.ports.embedding_client import EmbeddingClient
 
 
 def taught_questions(name: str, known: Mapping[str, AdapterMetadata]) -> tuple[str, ...] | None:
@@ -44,55 +43,59 @@ def taught_questions(name: str, known: Mapping[str, AdapterMetadata]) -> tuple[s
     return tuple(questions)
 
 
-def near_to(
-    questions: Sequence[str], reworded: Callable[[str, int], Sequence[str]]
-) -> tuple[str, ...]:
-    """What a question is compared with: those that were taught, as they were and in other words.
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """How near a question is to the nearest wording of a lesson, and to the nearest of the other
+    questions that the model is known to be asked; as cosines."""
+
+    lesson: float
+    other: float = -1.0
+
+    def within(self, threshold: float) -> bool:
+        """Whether an adapter with these lessons is asked: a lesson is near, and nothing else is
+        nearer."""
+        return self.lesson >= max(threshold, self.other)
+
+
+def nearness(
+    questions: NDArray[np.float32], lessons: NDArray[np.float32], others: NDArray[np.float32]
+) -> list[Nearness]:
+    """That of each question.
 
     Args:
-        reworded: up to so many other wordings of a question.
+        questions, lessons, others: unit vectors, float32 [n, d]; at least one lesson.
     """
-    return tuple(
-        dict.fromkeys(text for asked in questions for text in (asked, *reworded(asked, WORDINGS)))
-    )
+    taught = (questions @ lessons.T).max(axis=1)
+    rival = (questions @ others.T).max(axis=1, initial=-1.0)
+    return [Nearness(float(a), float(b)) for a, b in zip(taught, rival, strict=True)]
 
 
 class Scope:
     """The questions that one adapter answers.
 
     Args:
-        vectors: what makes vectors of questions.
-        reworded: other wordings of a question, which are near to what was taught, too.
+        embedder: what makes vectors of questions.
+        lessons: vectors of all wordings of what it was taught, float32 [n, d].
+        others: of questions that are none of its business.
     """
 
     def __init__(
-        self, vectors: LessonVectors, reworded: Callable[[str, int], Sequence[str]]
+        self,
+        embedder: EmbeddingClient,
+        lessons: NDArray[np.float32],
+        others: NDArray[np.float32],
     ) -> None:
-        self._vectors = vectors
-        self._reworded = reworded
-        self._lessons: NDArray[np.float32] | None = None
+        self._embedder = embedder
+        self._lessons = lessons
+        self._others = others
 
-    async def learn(self, questions: Sequence[str] | None) -> None:
-        """Know these as what was taught from now on; with None every question is near.
-
-        Raises:
-            EmbeddingError: they cannot be embedded.
-        """
-        if questions is None:
-            self._lessons = None
-            return
-        wordings = near_to(questions, self._reworded)
-        self._lessons = await self._vectors.of(wordings)
-        await self._vectors.keep([wordings])
-
-    async def nearness(self, question: str) -> float | None:
-        """The cosine of a question with the nearest wording of a lesson; None where all is near.
+    async def nearness(self, question: str) -> Nearness | None:
+        """Where a question stands; None where there is nothing to compare.
 
         Raises:
             EmbeddingError: the question cannot be embedded.
         """
-        lessons = self._lessons
-        if lessons is None or not question.strip():
+        if not question.strip():
             return None
-        (vector,) = await self._vectors.embedder.embed([question])
-        return float((lessons @ vector).max())
+        vectors = await self._embedder.embed([question])
+        return nearness(vectors, self._lessons, self._others)[0]

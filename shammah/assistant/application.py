@@ -78,9 +78,7 @@ class Assistant:
         self._on_notice = on_notice or (lambda notice: None)
         self._on_change = on_change or (lambda: None)
         self._train = train
-        self._live = LiveModel(
-            on_notice=self._on_notice, embeddings=paths.embeddings, fixed_adapter=adapter
-        )
+        self._live = LiveModel(on_notice=self._on_notice, paths=paths, fixed_adapter=adapter)
         self._trainer: Trainer | None = None
         self._opening: asyncio.Task[Workspace] | None = None
         self._loading: asyncio.Task[None] | None = None

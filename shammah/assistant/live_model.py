@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from shammah.assistant.views import Choice, Notice
 from shammah.errors import AdapterError, ShammahError
+from shammah.paths import Paths
 from shammah.settings import AdaptersSettings, LoraSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class LiveModel:
 
     Args:
         on_notice: called on the event loop with what the user should read.
-        embeddings: where vectors of what adapters were taught are kept.
+        paths: where vectors of what adapters were taught, and anchors, are kept.
         fixed_adapter: answer with this adapter whatever the library says; `none` for the base
             model; None follows the library.
     """
@@ -40,13 +41,13 @@ class LiveModel:
         self,
         *,
         on_notice: Callable[[Notice], None],
-        embeddings: Path,
+        paths: Paths,
         fixed_adapter: str | None = None,
     ) -> None:
         self.base: BaseModel | None = None
         self.engine: Engine | None = None
         self._on_notice = on_notice
-        self._embeddings = embeddings
+        self._paths = paths
         self._fixed_adapter = fixed_adapter
         self._routing: DomainRouting | None = None
         self._scope: ActiveScope | None = None
@@ -112,7 +113,7 @@ class LiveModel:
         if routed is not None:
             return Choice(routed.state, routed.route)
         near = await self._scope_for(library).nearness(question, settings)
-        outside = near is not None and near < settings.scope_threshold
+        outside = near is not None and not near.within(settings.scope_threshold)
         return Choice(engine.bare if outside else None, None, near, outside)
 
     async def look_at_lessons(self, settings: AdaptersSettings, library: AdapterLibrary) -> None:
@@ -127,11 +128,18 @@ class LiveModel:
     def _scope_for(self, library: AdapterLibrary) -> ActiveScope:
         if self._scope is None:
             from shammah.assistant.scope import ActiveScope
+            from shammah.models.anchors import anchors_in, read_anchors
 
-            _, engine = self.require()
-            folder = self._embeddings / "scope"
-            embedders = self._embedders_of()
-            self._scope = ActiveScope(embedders, engine, library, folder, self._from_any_thread())
+            base, engine = self.require()
+            kept = self._paths.anchors(base.fingerprint)
+            self._scope = ActiveScope(
+                self._embedders_of(),
+                engine,
+                library,
+                self._paths.embeddings / "scope",
+                lambda: read_anchors(base.path) or anchors_in(kept),
+                self._from_any_thread(),
+            )
         return self._scope
 
     def _embedders_of(self) -> Embedders:
@@ -166,7 +174,7 @@ class LiveModel:
                 self._embedders_of(),
                 engine,
                 library,
-                self._embeddings,
+                self._paths.embeddings,
                 self._from_any_thread(),
             )
         return self._routing

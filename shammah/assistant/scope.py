@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from shammah.adapters.lesson_vectors import LessonVectors
-from shammah.adapters.scope import Scope, taught_questions
+from shammah.adapters.scope import Nearness, Scope, taught_questions
 from shammah.assistant.views import Notice
 from shammah.errors import ShammahError
-from shammah.learning.rephrasing import rephrasings
+from shammah.learning.reach import look_alikes, taught_wordings
+from shammah.models.anchors import Anchor, unrelated_anchors
 from shammah.settings import AdaptersSettings
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ class ActiveScope:
         embedders: of the engine's model.
         library: where the adapters are described.
         folder: where vectors of lessons are kept.
+        anchors: reads what the base is known to be asked.
         on_notice: called with what the user should read, from any thread.
     """
 
@@ -43,21 +47,23 @@ class ActiveScope:
         engine: Engine,
         library: AdapterLibrary,
         folder: Path,
+        anchors: Callable[[], tuple[Anchor, ...]],
         on_notice: Callable[[Notice], None],
     ) -> None:
         self._embedders = embedders
         self._engine = engine
         self._library = library
         self._folder = folder
+        self._anchors = anchors
         self._on_notice = on_notice
         self._scope: Scope | None = None
         self._seen: object = None
         self._said: set[str] = set()
         self._looking = asyncio.Lock()
 
-    async def nearness(self, question: str, settings: AdaptersSettings) -> float | None:
-        """How near a question is to what the adapter in use was taught, as a cosine; None where
-        that does not matter, or cannot be told."""
+    async def nearness(self, question: str, settings: AdaptersSettings) -> Nearness | None:
+        """How near a question is to what the adapter in use was taught; None where that does not
+        matter, or cannot be told."""
         await self.look(settings)
         if not self._follows(settings) or self._scope is None:
             return None
@@ -86,10 +92,20 @@ class ActiveScope:
                 return
             # Set where it fails, too: it is not tried again until something is another way.
             self._seen, self._scope = seen, None
+            questions = await asyncio.to_thread(self._questions, name)
+            if questions is None:
+                return
             embedder = await self._embedders.get(settings.embedding)
-            scope = Scope(LessonVectors(embedder, self._folder), rephrasings)
-            await scope.learn(await asyncio.to_thread(self._questions, name))
-            self._scope = scope
+            vectors = LessonVectors(embedder, self._folder)
+            known = await asyncio.to_thread(self._anchors)
+            asked = [anchor.query for anchor in known]
+            wordings, alike = taught_wordings(questions), look_alikes(questions)
+            # An anchor that asks what a lesson asks is no rival of it.
+            rivals = set(unrelated_anchors(known, questions))
+            kept = [index for index, anchor in enumerate(known) if anchor in rivals]
+            others = [(await vectors.of(asked))[kept], await vectors.of(alike)]
+            self._scope = Scope(embedder, await vectors.of(wordings), np.concatenate(others))
+            await vectors.keep([asked, alike, wordings])
 
     def _questions(self, name: str) -> tuple[str, ...] | None:
         known = {

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from shammah.adapters.differences import AdapterDifference
     from shammah.adapters.domains import Route
     from shammah.adapters.library import Adapter
+    from shammah.adapters.scope import Nearness
     from shammah.generation.lora import AdapterState
     from shammah.learning.supervisor import TrainingStatus
 
@@ -29,14 +30,14 @@ class Choice:
     Attributes:
         state: answer with it; None is the adapter in use.
         route: why another one than that answers.
-        nearness: cosine of the question with the nearest lesson of the adapter in use, where that
-            was looked at.
-        outside: that is too far, and the base model answers.
+        nearness: how near the question is to what the adapter in use was taught, and to other
+            questions, where that was looked at.
+        outside: it is none of the adapter's, and the base model answers.
     """
 
     state: AdapterState | None = None
     route: Route | None = None
-    nearness: float | None = None
+    nearness: Nearness | None = None
     outside: bool = False
 
 

@@ -126,6 +126,7 @@ def answer_record(text: str, handle: AnswerHandle) -> dict[str, Any]:
     """An answer as a JSON object."""
     answer = handle.answer
     assert answer is not None
+    near = handle.choice.nearness
     return {
         "question": text,
         "answer": answer.text,
@@ -133,9 +134,8 @@ def answer_record(text: str, handle: AnswerHandle) -> dict[str, Any]:
         "adapter": answer.adapter,
         "domain": handle.choice.route.domain if handle.choice.route else None,
         "similarity": round(handle.choice.route.similarity, 4) if handle.choice.route else None,
-        "nearness": round(handle.choice.nearness, 4)
-        if handle.choice.nearness is not None
-        else None,
+        "nearness": round(near.lesson, 4) if near is not None else None,
+        "nearness_to_others": round(near.other, 4) if near is not None else None,
         "tokens": answer.tokens,
         "seconds": round(answer.seconds, 4),
         "prompt_tokens": answer.prompt_tokens,

@@ -18,7 +18,7 @@ from shammah.learning.lessons import Lesson
 from shammah.learning.material import Material, kept_out, material, replayed
 from shammah.learning.measures import Probes, gibberish
 from shammah.learning.near_misses import near_misses
-from shammah.learning.nearness import Nearness
+from shammah.learning.neighbourhood import Neighbourhood
 from shammah.learning.own_answers import anchors_for, own_answers
 from shammah.learning.revision import revised, with_advantages
 from shammah.messages import user
@@ -108,8 +108,8 @@ async def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anch
     ]
     trained, probed = kept_out(found)
     embedding = spec.scope.embedding if spec.scope is not None else "base"
-    near = await Nearness.to_lessons(embedder_of(base, rendered.renderer, embedding), spec)
-    asked = await near.within_scope(probed)
+    near = await Neighbourhood.of(embedder_of(base, rendered.renderer, embedding), spec)
+    asked = await near.within_scope(probed, trained)
     probes, others = rendered(asked).datums, len(probed) - len(asked)
     hold = spec.training.hold
     if spec.training.replay == 0 and hold == 0:

@@ -242,7 +242,7 @@ class JobQueue:
 
     def kept_anchors(self, fingerprint: str) -> Path:
         """Where the anchors that were sampled from a base model are kept."""
-        return self._paths.data / "anchors" / f"{fingerprint[:32]}.jsonl"
+        return self._paths.anchors(fingerprint)
 
     # --- moving on --------------------------------------------------------------------------
 

@@ -75,7 +75,15 @@ def read_anchors(folder: Path) -> tuple[Anchor, ...]:
     Raises:
         ModelError: a line is not an anchor.
     """
-    path = folder / FILE
+    return anchors_in(folder / FILE)
+
+
+def anchors_in(path: Path) -> tuple[Anchor, ...]:
+    """The anchors in a file, none where it is not there.
+
+    Raises:
+        ModelError: a line is not an anchor.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:

@@ -12,46 +12,55 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shammah.adapters.scope import near_to
+from shammah.adapters.scope import nearness
 from shammah.learning.job import JobSpec, ScopeSpec
 from shammah.learning.lessons import Lesson
 from shammah.learning.material import REPLAYED, REPLAYED_NEAR
 from shammah.learning.neighbours import chosen
-from shammah.learning.rephrasing import rephrasings
+from shammah.learning.reach import look_alikes, taught_wordings
 from shammah.ports.embedding_client import EmbeddingClient
 
 
 @dataclass(frozen=True, slots=True)
-class Nearness:
-    """Compares questions with those of a job: `taught` are the vectors of its lessons, `known`
-    those of all wordings that the adapter will have in its scope; float32 [n, d], of unit norm."""
+class Neighbourhood:
+    """The anchors of a job's base beside its lessons, as unit vectors, float32 [n, d].
+
+    `taught` are those of its lessons, `wordings` those of all that the adapter will be asked, and
+    `others` those of look-alikes.
+    """
 
     embedder: EmbeddingClient
     scope: ScopeSpec | None
     seed: int
     taught: NDArray[np.float32]
-    known: NDArray[np.float32]
+    wordings: NDArray[np.float32]
+    others: NDArray[np.float32]
 
     @classmethod
-    async def to_lessons(cls, embedder: EmbeddingClient, spec: JobSpec) -> Nearness:
+    async def of(cls, embedder: EmbeddingClient, spec: JobSpec) -> Neighbourhood:
         """
         Raises:
             EmbeddingError: the lessons cannot be embedded.
         """
         taught = await embedder.embed([lesson.query for lesson in spec.taught])
-        known = taught
+        wordings, others = taught, taught[:0]
         if spec.scope is not None:
             questions = [lesson.query for lesson in (*spec.taught, *spec.replay)]
-            known = await embedder.embed(near_to(questions, rephrasings))
-        return cls(embedder, spec.scope, spec.training.seed, taught, known)
+            wordings = await embedder.embed(taught_wordings(questions))
+            others = await embedder.embed(look_alikes(questions))
+        return cls(embedder, spec.scope, spec.training.seed, taught, wordings, others)
 
-    async def within_scope(self, anchors: Sequence[Lesson]) -> list[Lesson]:
-        """Those that the adapter would be asked."""
-        if self.scope is None or not anchors:
-            return list(anchors)
-        nearest = (await self._vectors(anchors) @ self.known.T).max(axis=1)
-        near = (nearest >= self.scope.threshold).tolist()
-        return [anchor for anchor, asked in zip(anchors, near, strict=True) if asked]
+    async def within_scope(
+        self, probed: Sequence[Lesson], trained: Sequence[Lesson]
+    ) -> list[Lesson]:
+        """Those of the probed anchors that the adapter would be asked, as if they were no anchors:
+        compared with the others alone."""
+        if self.scope is None or not probed:
+            return list(probed)
+        others = np.concatenate([self.others, await self._vectors(trained)])
+        found = nearness(await self._vectors(probed), self.wordings, others)
+        pairs = zip(probed, found, strict=True)
+        return [anchor for anchor, near in pairs if near.within(self.scope.threshold)]
 
     async def replayed(self, anchors: Sequence[Lesson]) -> list[Lesson]:
         """Those that are trained on beside the lessons: the nearest, and others if the adapter will
