@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shammah.adapters.library import Adapter
     from shammah.assistant.workspace import Workspace
     from shammah.generation.engine import Engine
+    from shammah.generation.engine_batch import EngineCompleter
     from shammah.models.load import BaseModel
     from shammah.settings import Settings
 
@@ -116,8 +117,7 @@ class _Evaluation:
     def completer(self, adapter: Adapter | None, seed: int) -> MessageCompleter:
         """Answers of an adapter, or of the base model, on the engine's thread."""
         from shammah.adapters.weights import load_checked
-        from shammah.generation.completers import LLMMessageCompleter
-        from shammah.generation.engine_llm import EngineLLM
+        from shammah.generation.engine_batch import EngineCompleter
 
         weights = None
         if adapter is not None:
@@ -128,7 +128,7 @@ class _Evaluation:
             temperature=self.options.temperature,
             seed=seed if self.options.temperature else None,
         )
-        asked = LLMMessageCompleter(EngineLLM(self.engine, state), params)
+        asked = EngineCompleter(self.engine, state, params, rows=self.options.batch)
         return _WithSystem(asked, self.options.system) if self.options.system else asked
 
     async def run(self, folder: Path, adapter: Adapter | None, seed: int, label: str) -> Results:
@@ -165,13 +165,21 @@ class _Evaluation:
 class _WithSystem:
     """Asks with a system message before each conversation that has none of its own."""
 
-    asked: MessageCompleter
+    asked: EngineCompleter
     text: str
 
     async def complete(self, messages: Conversation) -> Message:
-        if not (messages and messages[0].role == "system"):
-            messages = (system(self.text), *messages)
-        return await self.asked.complete(messages)
+        return await self.asked.complete(self._begun(messages))
+
+    def complete_all(
+        self, conversations: AsyncIterable[Conversation]
+    ) -> AsyncIterator[tuple[int, Message | Exception]]:
+        return self.asked.complete_all(self._begun(each) async for each in conversations)
+
+    def _begun(self, messages: Conversation) -> Conversation:
+        if messages and messages[0].role == "system":
+            return messages
+        return (system(self.text), *messages)
 
 
 async def _run(
@@ -254,6 +262,7 @@ def _check(options: Namespace) -> None:
     wrong = {
         "--limit takes a number from 1 on.": options.limit is not None and options.limit < 1,
         "--repeat takes a number from 1 on.": options.repeat < 1,
+        "--batch takes a number from 1 on.": options.batch < 1,
         "--flips takes a number from 0 on.": options.flips < 0,
         "--pass-at takes a number above 0, at most 1.": not 0 < options.pass_at <= 1,
         "--seed takes a number from 0 on.": options.seed < 0,

@@ -399,6 +399,9 @@ def _eval(commands: Any) -> None:
     made.add_argument(
         "--repeat", type=int, metavar="N", default=1, help="so many runs, each with the next seed"
     )
+    made.add_argument(
+        "--batch", type=int, metavar="N", default=16, help="answers decoded together (16)"
+    )
     made.add_argument("--group", metavar="KEY", help="figures for each value of a metadata key")
     made.add_argument(
         "--pass-at", type=float, metavar="S", default=0.5, help="a score that passes (0.5)"
