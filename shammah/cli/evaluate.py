@@ -16,7 +16,7 @@ from shammah.cli.evaluation_outcome import BASE, Outcome
 from shammah.cli.evaluation_progress import ProgressLine
 from shammah.cli.output import emit, say, tell
 from shammah.datasets import Examples, open_dataset
-from shammah.errors import UsageError
+from shammah.errors import TrainingError, UsageError
 from shammah.evaluation.comparison import compare, flips
 from shammah.evaluation.quality import Target, required, validate_quality
 from shammah.evaluation.registry import needs, scorer
@@ -206,7 +206,10 @@ async def _run(
         open_ones.callback(engine.close)
         for note in base.notes:
             tell(note)
-        adapter = _adapter(workspace, base, options.adapter)
+        adapter = (
+            _of_run(workspace, options.of_run) if options.of_run
+            else _adapter(workspace, base, options.adapter)
+        )  # fmt: skip
         other = None if _is_run(options.against) else options.against
         against = _adapter(workspace, base, other) if other else None
         scorers = await _scorers(options, settings, specs, base, engine, open_ones)
@@ -269,6 +272,7 @@ def _check(options: Namespace) -> None:
         "--repeat and --against do not go together.": options.repeat > 1 and options.against,
         "--repeat with temperature 0 gives the same answers again.": options.repeat > 1
         and options.temperature == 0,
+        "--run and --adapter do not go together.": options.of_run and options.adapter,
         "--resume needs --out: the folder of the run.": options.resume and not options.out,
         "--retry-errors goes with --resume.": options.retry_errors and not options.resume,
         "--judge-url goes with --judge.": options.judge_url and not options.judge,
@@ -309,6 +313,34 @@ def _adapter(workspace: Workspace, base: BaseModel, name: str | None) -> Adapter
     if name is None:
         name = workspace.library.active(base.fingerprint)
     return None if name in (None, BASE, "none") else workspace.library.get(str(name))
+
+
+def _of_run(workspace: Workspace, name: str) -> Adapter:
+    """The best checkpoint of a run, by its folder, its name or the number of its job; of a job that
+    kept none, the adapter that came of it.
+
+    Raises:
+        TrainingError: there is no such run, or nothing came of it.
+    """
+    from shammah.adapters.library import Adapter
+    from shammah.training.best import best_in
+
+    number = name.removeprefix("job-")
+    job = workspace.queue.get(int(number)) if number.isdecimal() else None
+    folder = _path(name) if job is None else job.folder
+    for place in (folder, folder / "best", folder / "checkpoint" / "best"):
+        if (record := best_in(place)) is not None:
+            tell(f"Best of {name}: {record.metric} {record.value:.4g} after step {record.step}.")
+            path = place / record.file
+            called = f"{folder.name}/{record.adapter.name}"
+            metadata = record.adapter.model_copy(update={"name": called})
+            return Adapter(called, path, metadata, path.stat().st_size)
+    if job is not None and job.adapter is not None:
+        return workspace.library.get(job.adapter)
+    raise TrainingError(
+        f"The run {name} has kept no best checkpoint.",
+        hint="Name a folder with a best.json, or a job that has come to its end.",
+    )
 
 
 async def _scorers(

@@ -384,6 +384,12 @@ def _eval(commands: Any) -> None:
         help="answer with this adapter, or `base` for none; else with the active one",
     )
     made.add_argument(
+        "--run",
+        dest="of_run",
+        metavar="RUN",
+        help="answer with the best checkpoint of a training run: its folder, or a job's number",
+    )
+    made.add_argument(
         "--against",
         metavar="OTHER",
         help="compare with `base`, with another adapter, or with the folder of an earlier run",
