@@ -31,7 +31,13 @@ from shammah.evaluation.rows import EvaluationRow, RowError, read_row
 from shammah.evaluation.run_folder import RunFolder, RunSettings, results_of, rows_of
 from shammah.evaluation.runner import Progress, evaluate
 from shammah.evaluation.scorer import Score
-from shammah.evaluation.statistics import bootstrap_mean, paired_test, sign_flip_test, sign_test
+from shammah.evaluation.statistics import (
+    bootstrap_mean,
+    bootstrap_ratio,
+    paired_test,
+    sign_flip_test,
+    sign_test,
+)
 from shammah.messages import Conversation, Message, assistant, user
 from shammah.ports.llm_client import ChatAnswer, ChatParams
 
@@ -273,6 +279,19 @@ def test_bootstrap_intervals_are_scipys() -> None:
     expected = stats.bootstrap((few,), np.mean, method="percentile", rng=1).confidence_interval
     mine = bootstrap_mean(few, seed=1, resamples=20_000)
     assert (mine.low, mine.high) == pytest.approx((expected.low, expected.high), abs=0.006)
+
+
+def test_the_interval_of_a_ratio_is_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(7)
+    tokens = rng.integers(5, 200, 120).astype(float)
+    nll = tokens * rng.gamma(4, 0.5, 120)
+    expected = stats.bootstrap(
+        (nll, tokens), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True,
+        method="percentile", n_resamples=2000, rng=np.random.default_rng(3),
+    ).confidence_interval  # fmt: skip
+    mine = bootstrap_ratio(nll, tokens, seed=3)
+    assert (mine.low, mine.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_paired_tests_are_scipys() -> None:
