@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +24,22 @@ from shammah.datasets import ChatExample, open_dataset
 from shammah.errors import DataError, InputError, LLMError, UsageError
 from shammah.evaluation.comparison import compare, flips
 from shammah.evaluation.quality import Target, required, targets_in, validate_quality
+from shammah.evaluation.registry import scorer
 from shammah.evaluation.report import repeated, report
 from shammah.evaluation.results import Results
 from shammah.evaluation.rows import EvaluationRow, RowError, read_row
 from shammah.evaluation.run_folder import RunFolder, RunSettings, results_of, rows_of
 from shammah.evaluation.runner import Progress, evaluate
 from shammah.evaluation.scorer import Score
-from shammah.evaluation.statistics import bootstrap_mean, paired_test, sign_flip_test, sign_test
+from shammah.evaluation.statistics import (
+    bootstrap_mean,
+    bootstrap_ratio,
+    paired_test,
+    sign_flip_test,
+    sign_test,
+)
 from shammah.messages import Conversation, Message, assistant, user
+from shammah.ports.llm_client import ChatAnswer, ChatParams
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel
@@ -273,6 +281,19 @@ def test_bootstrap_intervals_are_scipys() -> None:
     assert (mine.low, mine.high) == pytest.approx((expected.low, expected.high), abs=0.006)
 
 
+def test_the_interval_of_a_ratio_is_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(7)
+    tokens = rng.integers(5, 200, 120).astype(float)
+    nll = tokens * rng.gamma(4, 0.5, 120)
+    expected = stats.bootstrap(
+        (nll, tokens), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True,
+        method="percentile", n_resamples=2000, rng=np.random.default_rng(3),
+    ).confidence_interval  # fmt: skip
+    mine = bootstrap_ratio(nll, tokens, seed=3)
+    assert (mine.low, mine.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
 def test_paired_tests_are_scipys() -> None:
     stats = pytest.importorskip("scipy.stats")
     for won, lost in ((0, 0), (1, 0), (3, 3), (12, 4), (4, 12), (400, 320), (40_000, 39_000)):
@@ -388,6 +409,61 @@ def test_targets_are_met_or_missed_with_their_margin(tmp_path: Path) -> None:
     judged = validate_quality(report(empty), {"near": 0.0})
     assert not judged.passed and judged.targets[0].value is None
     assert "nothing was scored" in judged.summary
+
+
+async def test_what_targets_are_often_called_is_computed_by_scorers() -> None:
+    class Cites:
+        def __init__(self) -> None:
+            self.answers = iter(
+                [
+                    "CLAIM[c1]: Ice melts [7].",
+                    "Ice melts [7].",
+                    "CLAIM[c1] Ice [7]",
+                    "CLAIM[c1]: [8]",
+                ]
+            )
+
+        async def complete(self, messages: Conversation) -> Message:
+            return assistant(next(self.answers))
+
+    class Says:
+        model = "judge"
+
+        async def chat(self, messages: Conversation, params: ChatParams) -> ChatAnswer:
+            follows = "[7]" in messages[-1].text.split("ANSWER")[1]
+            said = f"ENTAILMENT: {'YES' if follows else 'NO'}"
+            return ChatAnswer(assistant(said), "stop", self.model)
+
+        def stream(self, messages: Conversation, params: ChatParams) -> AsyncIterator[str]:
+            raise NotImplementedError
+
+    known = {"evidence": [7], "shown": [7, 8]}
+    examples = [ChatExample((user("?"), assistant("Ice melts.")), metadata=known)] * 4
+    specs = ["claim_format", "citation_validity", "llm_entailment"]
+    found = report(await evaluate(examples, Cites(), [scorer(spec, llm=Says()) for spec in specs]))
+    judged = validate_quality(
+        found,
+        {
+            "schema_compliance": 0.5,
+            "citation_accuracy": 0.8,
+            "mean_entailment": ">= 0.75",
+            "overall_pass_rate": 0.3,
+        },
+    )
+    assert [(each.value, each.passed) for each in judged.targets] == [
+        (0.5, True), (0.75, False), (0.75, True), (0.25, False),
+    ]  # fmt: skip
+    assert "missed: citation_accuracy >= 0.8 by 0.05" in judged.summary
+    # Another scorer can be called so, and then it is meant.
+    regex = scorer({"name": "regex", "pattern": r"\[\d\]", "as": "schema_compliance"})
+    found = report(await evaluate(examples, Cites(), [regex, scorer("claim_format")]))
+    assert validate_quality(found, {"schema_compliance": 1.0}).passed
+    with pytest.raises(UsageError, match="mean_entailment") as missing:
+        validate_quality(found, {"mean_entailment": 0.5})
+    assert "llm_entailment" in str(missing.value.hint)
+    figures = {"json_schema": 1.0, "claim_format": 0.5}
+    with pytest.raises(UsageError, match="could be json_schema or claim_format"):
+        validate_quality(figures, {"schema_compliance": 0.5})
 
 
 @settings(max_examples=30, deadline=None)

@@ -502,6 +502,28 @@ def test_a_judgement_that_cannot_be_read_is_asked_for_again_and_then_an_error(
             judged("llm_judge", server, "x", "y")
 
 
+@pytest.mark.parametrize(
+    ("said", "expected", "contradicted"),
+    [("ENTAILMENT: YES", 1.0, False), ("**Entailment: no**", 0.0, False),
+     ("ENTAILMENT: NO, or rather\nENTAILMENT: CONTRADICTED", 0.0, True)],
+)  # fmt: skip
+def test_whether_an_answer_follows(
+    said: str, expected: float, contradicted: bool, server: Server
+) -> None:
+    server.says(completion(said))
+    spec = {"name": "llm_entailment", "premise": "abstract"}
+    found = judged(spec, server, "It rains.", "", abstract="It rains in May.", prompt="When?")
+    assert found.value == expected and found.detail["contradicted"] is contradicted
+    assert all(part in asked(server) for part in ("It rains in May.", "It rains.", "When?"))
+
+
+def test_an_answer_that_says_nothing_follows_from_nothing(server: Server) -> None:
+    assert judged("llm_entailment", server, " ", "It rains.").value == 0.0
+    assert not server.requests
+    with pytest.raises(InputError, match="has none"):
+        judged("llm_entailment", server, "It rains.", "")
+
+
 def replying(server: Server, prefers: Any) -> None:
     """The next two requests, in whatever order they come, are judged by what is shown as A."""
 
@@ -578,6 +600,60 @@ def test_cited_ids() -> None:
     assert cited_ids(text) == ["12", "14", "15", "7"]
 
 
+def test_json_that_a_schema_allows(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    schema = {
+        "type": "object",
+        "properties": {
+            "verdict": {"enum": ["yes", "no"]},
+            "sources": {"items": {"type": "integer"}},
+        },
+        "required": ["verdict"],
+        "additionalProperties": False,
+    }
+    spec = {"name": "json_schema", "definition": schema}
+    good = '{"verdict": "yes", "sources": [1, 2]}'
+    for text in (good, f"  {good}\n", f"```json\n{good}\n```", f"```\n{good}\n```"):
+        assert value(spec, text, "") == 1
+    for text, parses, said in (
+        ("yes", False, "Expecting value"),
+        (f"Here it is: {good}", False, "Expecting value"),
+        (f"{good} {good}", False, "Extra data"),
+        ('{"verdict": NaN}', False, "NaN is no JSON"),
+        ("[" * 200_000, False, ""),
+        ('{"verdict": "maybe"}', True, "'maybe' is not one of"),
+        ('{"verdict": "no", "sources": ["a"]}', True, "is not of type 'integer'"),
+        ('{"sources": []}', True, "'verdict' is a required property"),
+    ):
+        found = scored(spec, text, "")
+        assert found.value == 0 and found.detail["parses"] is parses
+        assert said in found.detail["problem"]
+    assert scored(spec, '{"verdict": "no", "sources": ["a"]}', "").detail["at"] == "$.sources[0]"
+    assert value({**spec, "fenced": False}, f"```\n{good}\n```", "") == 0
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    assert value(f"json_schema:{tmp_path / 'schema.json'}", good, "") == 1
+    for wrong, said in (
+        ({"type": 5}, "no JSON Schema"),
+        (str(tmp_path / "none.json"), "cannot be read"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            scorer({"name": "json_schema", "definition": wrong})
+    # Nothing is fetched.
+    with pytest.raises(UsageError, match="not in it"):
+        value({**spec, "definition": {"$ref": "https://example.com/schema.json"}}, good, "")
+
+
+def test_the_form_of_claims() -> None:
+    text = "So:\nCLAIM[c1]: Ice is cold.\nCLAIM[c2]: Snow is ice.\nRELATION: c2 supports c1"
+    assert value("claim_format", text, "") == 1
+    assert value("claim_format:least=3", text, "") == 0
+    assert value("claim_format", "Ice is cold.", "") == 0
+    found = scored("claim_format", f"{text}\nRELATION: c2 supports c9", "")
+    assert found.value == 0 and "c9" in found.detail["problems"][0]
+    with pytest.raises(UsageError, match="least"):
+        scorer("claim_format:least=0")
+
+
 def test_citations() -> None:
     known = {"evidence": {1: [[0]], 2: [[1]]}, "shown": {1: [0], 2: [1], 3: [0]}}
     found = scored("citation_validity", "See [1], [3] and [9].", "", known)
@@ -586,6 +662,10 @@ def test_citations() -> None:
     assert found.detail["invalid_rate"] == pytest.approx(1 / 3)
     assert found.value == pytest.approx(0.4)
     assert (found.detail["cited"], found.detail["invalid"]) == (["1", "3", "9"], ["9"])
+    for text, accurate in (("See [1].", 1), ("[1, 2]", 1), ("[1] [3]", 0), ("None.", 0)):
+        spec = {"name": "citation_validity", "measure": "accurate"}
+        assert value(spec, text, "", known) == accurate
+        assert scored("citation_validity", text, "", known).detail["accurate"] == accurate
     for spec, expected in (
         ({"measure": "recall"}, 0.5),
         ({"measure": "valid"}, 2 / 3),

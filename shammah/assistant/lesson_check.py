@@ -94,15 +94,14 @@ async def check_lessons(
 async def _answers(
     base: BaseModel, engine: Engine, adapter: Adapter | None, examples: Sequence[ChatExample]
 ) -> tuple[list[EvaluationRow], Results]:
-    from shammah.generation.completers import LLMMessageCompleter
-    from shammah.generation.engine_llm import EngineLLM
+    from shammah.generation.engine_batch import EngineCompleter
     from shammah.ports.llm_client import ChatParams
 
     state = await asyncio.to_thread(ready_aside, base, engine, adapter)
-    completer = LLMMessageCompleter(EngineLLM(engine, state), ChatParams(max_tokens=LONGEST))
+    completer = EngineCompleter(engine, state, ChatParams(max_tokens=LONGEST))
     rows: list[EvaluationRow] = []
     results = await evaluate(examples, completer, [AsTaught()], on_row=rows.append)
-    return rows, results
+    return sorted(rows, key=lambda row: row.index), results
 
 
 def _example(lesson: Lesson) -> ChatExample:

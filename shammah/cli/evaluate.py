@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +16,7 @@ from shammah.cli.evaluation_outcome import BASE, Outcome
 from shammah.cli.evaluation_progress import ProgressLine
 from shammah.cli.output import emit, say, tell
 from shammah.datasets import Examples, open_dataset
-from shammah.errors import UsageError
+from shammah.errors import TrainingError, UsageError
 from shammah.evaluation.comparison import compare, flips
 from shammah.evaluation.quality import Target, required, validate_quality
 from shammah.evaluation.registry import needs, scorer
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shammah.adapters.library import Adapter
     from shammah.assistant.workspace import Workspace
     from shammah.generation.engine import Engine
+    from shammah.generation.engine_batch import EngineCompleter
     from shammah.models.load import BaseModel
     from shammah.settings import Settings
 
@@ -117,8 +118,7 @@ class _Evaluation:
     def completer(self, adapter: Adapter | None, seed: int) -> MessageCompleter:
         """Answers of an adapter, or of the base model, on the engine's thread."""
         from shammah.adapters.weights import load_checked
-        from shammah.generation.completers import LLMMessageCompleter
-        from shammah.generation.engine_llm import EngineLLM
+        from shammah.generation.engine_batch import EngineCompleter
 
         weights = None
         if adapter is not None:
@@ -129,7 +129,7 @@ class _Evaluation:
             temperature=self.options.temperature,
             seed=seed if self.options.temperature else None,
         )
-        asked = LLMMessageCompleter(EngineLLM(self.engine, state), params)
+        asked = EngineCompleter(self.engine, state, params, rows=self.options.batch)
         return _WithSystem(asked, self.options.system) if self.options.system else asked
 
     async def run(self, folder: Path, adapter: Adapter | None, seed: int, label: str) -> Results:
@@ -167,13 +167,21 @@ class _Evaluation:
 class _WithSystem:
     """Asks with a system message before each conversation that has none of its own."""
 
-    asked: MessageCompleter
+    asked: EngineCompleter
     text: str
 
     async def complete(self, messages: Conversation) -> Message:
-        if not (messages and messages[0].role == "system"):
-            messages = (system(self.text), *messages)
-        return await self.asked.complete(messages)
+        return await self.asked.complete(self._begun(messages))
+
+    def complete_all(
+        self, conversations: AsyncIterable[Conversation]
+    ) -> AsyncIterator[tuple[int, Message | Exception]]:
+        return self.asked.complete_all(self._begun(each) async for each in conversations)
+
+    def _begun(self, messages: Conversation) -> Conversation:
+        if messages and messages[0].role == "system":
+            return messages
+        return (system(self.text), *messages)
 
 
 async def _run(
@@ -200,7 +208,10 @@ async def _run(
         open_ones.callback(engine.close)
         for note in base.notes:
             tell(note)
-        adapter = _adapter(workspace, base, options.adapter)
+        adapter = (
+            _of_run(workspace, options.of_run) if options.of_run
+            else _adapter(workspace, base, options.adapter)
+        )  # fmt: skip
         other = None if _is_run(options.against) else options.against
         against = _adapter(workspace, base, other) if other else None
         scorers = await _scorers(options, settings, specs, base, engine, open_ones)
@@ -256,12 +267,14 @@ def _check(options: Namespace) -> None:
     wrong = {
         "--limit takes a number from 1 on.": options.limit is not None and options.limit < 1,
         "--repeat takes a number from 1 on.": options.repeat < 1,
+        "--batch takes a number from 1 on.": options.batch < 1,
         "--flips takes a number from 0 on.": options.flips < 0,
         "--pass-at takes a number above 0, at most 1.": not 0 < options.pass_at <= 1,
         "--seed takes a number from 0 on.": options.seed < 0,
         "--repeat and --against do not go together.": options.repeat > 1 and options.against,
         "--repeat with temperature 0 gives the same answers again.": options.repeat > 1
         and options.temperature == 0,
+        "--run and --adapter do not go together.": options.of_run and options.adapter,
         "--resume needs --out: the folder of the run.": options.resume and not options.out,
         "--retry-errors goes with --resume.": options.retry_errors and not options.resume,
         "--judge-url goes with --judge.": options.judge_url and not options.judge,
@@ -302,6 +315,34 @@ def _adapter(workspace: Workspace, base: BaseModel, name: str | None) -> Adapter
     if name is None:
         name = workspace.library.active(base.fingerprint)
     return None if name in (None, BASE, "none") else workspace.library.get(str(name))
+
+
+def _of_run(workspace: Workspace, name: str) -> Adapter:
+    """The best checkpoint of a run, by its folder, its name or the number of its job; of a job that
+    kept none, the adapter that came of it.
+
+    Raises:
+        TrainingError: there is no such run, or nothing came of it.
+    """
+    from shammah.adapters.library import Adapter
+    from shammah.training.best import best_in
+
+    number = name.removeprefix("job-")
+    job = workspace.queue.get(int(number)) if number.isdecimal() else None
+    folder = _path(name) if job is None else job.folder
+    for place in (folder, folder / "best", folder / "checkpoint" / "best"):
+        if (record := best_in(place)) is not None:
+            tell(f"Best of {name}: {record.metric} {record.value:.4g} after step {record.step}.")
+            path = place / record.file
+            called = f"{folder.name}/{record.adapter.name}"
+            metadata = record.adapter.model_copy(update={"name": called})
+            return Adapter(called, path, metadata, path.stat().st_size)
+    if job is not None and job.adapter is not None:
+        return workspace.library.get(job.adapter)
+    raise TrainingError(
+        f"The run {name} has kept no best checkpoint.",
+        hint="Name a folder with a best.json, or a job that has come to its end.",
+    )
 
 
 async def _scorers(

@@ -432,6 +432,12 @@ def _eval(commands: Any) -> None:
         help="answer with this adapter, or `base` for none; else with the active one",
     )
     made.add_argument(
+        "--run",
+        dest="of_run",
+        metavar="RUN",
+        help="answer with the best checkpoint of a training run: its folder, or a job's number",
+    )
+    made.add_argument(
         "--against",
         metavar="OTHER",
         help="compare with `base`, with another adapter, or with the folder of an earlier run",
@@ -446,6 +452,9 @@ def _eval(commands: Any) -> None:
     made.add_argument("--seed", type=int, metavar="N", default=0, help="of drawing (0)")
     made.add_argument(
         "--repeat", type=int, metavar="N", default=1, help="so many runs, each with the next seed"
+    )
+    made.add_argument(
+        "--batch", type=int, metavar="N", default=16, help="answers decoded together (16)"
     )
     made.add_argument("--group", metavar="KEY", help="figures for each value of a metadata key")
     made.add_argument(

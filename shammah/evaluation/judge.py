@@ -1,4 +1,4 @@
-"""A chat model as the judge: it grades an answer, or says which of two is better.
+"""A chat model as the judge: it grades an answer, says which of two is better, or what follows.
 
 Two answers are shown in both orders, because judges favour a place (Zheng et al. 2023, arXiv
 2306.05685). A judgement that cannot be read is asked for once more, and then is an error: it is
@@ -31,6 +31,7 @@ _ROLE = system(
 )
 _GRADE = re.compile(r"\bGRADE\W*[:=]\W*(-?\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?", re.IGNORECASE)
 _VERDICT = re.compile(r"\bVERDICT\W*[:=]\W*(?:ANSWER\s+)?(A|B|TIE)\b", re.IGNORECASE)
+_ENTAILMENT = re.compile(r"\bENTAILMENT\W*[:=]\W*(YES|NO|CONTRADICTED)\b", re.IGNORECASE)
 
 
 class LLMJudge:
@@ -151,6 +152,60 @@ class LLMPreference:
         return await self._asker.ask(text, _verdict, "VERDICT: A, VERDICT: B or VERDICT: TIE")
 
 
+class LLMEntailment:
+    """Whether an output follows from a text that is known to be so: 1 where the judge says that the
+    premise entails it, 0 where it says that it contradicts it or settles neither. The mean is the
+    share of answers that are entailed; `detail` counts the contradicted ones.
+
+    It is what the judge says, and as good as the judge. An output without a word is entailed by
+    nothing.
+
+    Args:
+        llm: the judge.
+        premise: the metadata's field with the premise; None takes the target.
+        prompt: the metadata's field with what was asked; passed over where an example lacks it.
+        max_tokens: of the judge's answer.
+    """
+
+    name = "llm_entailment"
+
+    def __init__(
+        self,
+        llm: LLMClient,
+        *,
+        premise: str | None = None,
+        prompt: str = "prompt",
+        max_tokens: int = MAX_TOKENS,
+    ) -> None:
+        self._asker = _Asker(llm, "", prompt, max_tokens)
+        self._premise = premise
+
+    async def score(self, output: str, target: str, metadata: Mapping[str, Any]) -> Score:
+        """Raises what a scorer does; LLMError where the judge fails or cannot be read."""
+        if self._premise is None:
+            premise = wanted(target, self.name)
+        else:
+            premise = str(known(metadata, self._premise, self.name))
+        if not output.strip():
+            return Score(0.0, {"verdict": None, "contradicted": False})
+        text = "\n\n".join(
+            [
+                *self._asker.asked(metadata),
+                _marked("PREMISE", premise),
+                _marked("ANSWER", output),
+                "Take the premise as true, and nothing else as known. Does everything that the "
+                "answer says follow from it? Give your reasons in a few sentences, then end with "
+                "one line, which is one of:\nENTAILMENT: YES\nENTAILMENT: NO (where the premise "
+                "says nothing of it)\nENTAILMENT: CONTRADICTED",
+            ]
+        )
+        verdict, said = await self._asker.ask(
+            text, _entailment, "ENTAILMENT: YES, ENTAILMENT: NO or ENTAILMENT: CONTRADICTED"
+        )
+        detail = {"verdict": verdict, "contradicted": verdict == "CONTRADICTED", **said}
+        return Score(float(verdict == "YES"), detail)
+
+
 _WORTH: Mapping[Verdict, float] = {"A": 1.0, "B": 0.0, "TIE": 0.5}
 """Of the answer that is shown as A."""
 
@@ -199,6 +254,11 @@ def _verdict(text: str) -> Verdict | None:
     found = _VERDICT.findall(text)
     last = found[-1].upper() if found else None
     return last if last in _WORTH else None
+
+
+def _entailment(text: str) -> str | None:
+    found = _ENTAILMENT.findall(text)
+    return str(found[-1]).upper() if found else None
 
 
 def _marked(title: str, text: str) -> str:

@@ -92,18 +92,38 @@ def validate_quality(
 
 
 def figure(figures: Mapping[str, float], name: str) -> float:
-    """A figure by its name; nan where nothing was scored. Beside the report's own names there are
-    `schema_compliance` (how many passed the one scorer of a schema), `citation_accuracy` and
-    `mean_entailment`, which are found in scorers' details too.
+    """A figure by its name; nan where nothing was scored.
+
+    Beside the report's own names there are those that targets are often written with:
+
+    - `schema_compliance`: the share of answers in the form that was asked for, by `json_schema` or
+      `claim_format`.
+    - `citation_accuracy`: the share of answers that cite nothing but what they should, and
+      something where they should, by `citation_validity`.
+    - `mean_entailment`: the share of answers that follow from the premise, by `llm_entailment`.
+
+    Each is the mean of such a scorer in the run. Any other scorer can be meant by them too, where
+    it is called so: `{"name": "regex", "pattern": ..., "as": "schema_compliance"}`.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or it could be two.
     """
-    for known in (name, *(n for n in figures if n.rpartition(".")[2] in _ALSO.get(name, ()))):
-        if known in figures:
-            return figures[known]
+    if name in figures:
+        return figures[name]
+    meant = _MEANT.get(name, ())
+    found = [each for each in meant if each in figures]
+    if len(found) == 1:
+        return figures[found[0]]
+    if found:
+        raise UsageError(
+            f"{name} could be {' or '.join(found)}.",
+            hint=f'Call one of the scorers so: {{"name": ..., "as": "{name}"}}.',
+        )
     raise UsageError(
-        f"The report has no figure {name!r}.", hint=f"It has {', '.join(sorted(figures))}."
+        f"The report has no figure {name!r}.",
+        hint=f"It is there with the scorer {' or '.join(each.split('.')[0] for each in meant)}."
+        if meant
+        else f"It has {', '.join(sorted(figures))}.",
     )
 
 
@@ -169,12 +189,12 @@ def required(words: Sequence[str]) -> list[Target]:
     return found
 
 
-_ALSO = {
-    "schema_compliance": ("json_schema", "schema", "schema_valid"),
-    "citation_accuracy": ("citations", "citation_validity"),
-    "mean_entailment": ("entailment",),
+_MEANT = {
+    "schema_compliance": ("json_schema", "claim_format"),
+    "citation_accuracy": ("citation_validity.accurate",),
+    "mean_entailment": ("llm_entailment",),
 }
-"""Under which names of scorers and details a target's figure is found too."""
+"""Which figures of a report a target's name stands for."""
 
 
 def _operator(text: str) -> Operator:

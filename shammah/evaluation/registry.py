@@ -26,9 +26,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from shammah.errors import UsageError
 from shammah.evaluation.classification import LabelMatch
 from shammah.evaluation.combined import AllOf, AnyOf, Weighted, renamed
-from shammah.evaluation.judge import LLMJudge, LLMPreference
+from shammah.evaluation.judge import LLMEntailment, LLMJudge, LLMPreference
 from shammah.evaluation.numeric import Numeric
 from shammah.evaluation.overlap import Bleu, Rouge, TokenF1
+from shammah.evaluation.schema import ClaimFormat, JsonSchema
 from shammah.evaluation.scorer import Scorer
 from shammah.evaluation.semantic import SemanticSimilarity
 from shammah.evaluation.structured import CitationValidity, ClaimGraphConsistency
@@ -252,8 +253,11 @@ _KINDS: dict[str, _Kind] = {
     "semantic_similarity": _Kind(SemanticSimilarity, resources=("embedder",)),
     "llm_judge": _Kind(LLMJudge, main="criteria", resources=("llm",)),
     "llm_preference": _Kind(LLMPreference, resources=("llm",)),
+    "llm_entailment": _Kind(LLMEntailment, resources=("llm",)),
     "citation_validity": _Kind(CitationValidity),
     "claim_graph": _Kind(ClaimGraphConsistency),
+    "json_schema": _Kind(JsonSchema, main="definition"),
+    "claim_format": _Kind(ClaimFormat),
     "label": _Kind(LabelMatch, main="labels"),
     "all_of": _combined(AllOf),
     "any_of": _combined(AnyOf),

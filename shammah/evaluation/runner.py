@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from shammah.datasets.formatters.base import ChatExample
@@ -22,8 +23,8 @@ from shammah.evaluation.results import Results
 from shammah.evaluation.rows import EvaluationRow, RowError, checksum
 from shammah.evaluation.run_folder import RunFolder
 from shammah.evaluation.scorer import Score, Scorer
-from shammah.messages import to_dicts
-from shammah.ports.completer import MessageCompleter
+from shammah.messages import Conversation, Message, to_dicts
+from shammah.ports.completer import BatchCompleter, MessageCompleter
 
 log = logging.getLogger("shammah")
 
@@ -63,8 +64,9 @@ async def evaluate(
     Args:
         examples: gone through once, the same in each run that is resumed.
         run: where rows are kept, and which are there already; without it they are only counted.
-        concurrency: examples asked at once. A local model answers one at a time, and an answer's
-            seconds count its waiting; of a model behind a server more are faster.
+        concurrency: examples asked at once of a model behind a server. A completer that answers
+            several together (`BatchCompleter`) is given them as it takes them, and an answer's
+            seconds are then those of all that were answered beside it.
         on_row, on_progress: called after each row.
 
     Raises:
@@ -84,22 +86,28 @@ async def evaluate(
     waiting = _waiting(examples, run)
     reading = asyncio.Lock()
 
+    def keep(row: EvaluationRow) -> None:
+        if run is not None:
+            run.append(row)
+        else:
+            results.add(row)
+        if on_row is not None:
+            on_row(row)
+        if on_progress is not None:
+            on_progress(Progress(len(results), resumed, results, time.monotonic() - began))
+
     async def ask_in_turn() -> None:
         while True:
             async with reading:
                 item = await anext(waiting, None)
             if item is None:
                 return
-            row = await _row(*item, completer, scorers)
-            if run is not None:
-                run.append(row)
-            else:
-                results.add(row)
-            if on_row is not None:
-                on_row(row)
-            if on_progress is not None:
-                on_progress(Progress(len(results), resumed, results, time.monotonic() - began))
+            keep(await _row(*item, await _answer(completer, item[1]), scorers))
 
+    if isinstance(completer, BatchCompleter):
+        async for item, answer in _answers_together(completer, waiting):
+            keep(await _row(*item, answer, scorers))
+        return results
     tasks = [asyncio.create_task(ask_in_turn()) for _ in range(concurrency)]
     try:
         await asyncio.gather(*tasks)
@@ -128,20 +136,54 @@ async def _waiting(
             )
 
 
-async def _row(
-    index: int, example: ChatExample, completer: MessageCompleter, scorers: Sequence[Scorer]
-) -> EvaluationRow:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came of asking, and after how many seconds."""
+
+    said: Message | Exception
+    seconds: float
+
+
+async def _answer(completer: MessageCompleter, example: ChatExample) -> _Answer:
     began = time.perf_counter()
+    said: Message | Exception
+    try:
+        said = await completer.complete(example.prompt)
+    except Exception as problem:
+        said = problem
+    return _Answer(said, time.perf_counter() - began)
+
+
+async def _answers_together(
+    completer: BatchCompleter, waiting: AsyncIterator[Numbered]
+) -> AsyncIterator[tuple[Numbered, _Answer]]:
+    """The answers of a completer that takes several at once, whichever is there first."""
+    asked: dict[int, tuple[Numbered, float]] = {}
+
+    async def prompts() -> AsyncIterator[Conversation]:
+        number = 0
+        async for item in waiting:
+            asked[number] = item, time.perf_counter()
+            number += 1
+            yield item[1].prompt
+
+    async with aclosing(completer.complete_all(prompts())) as answers:  # type: ignore[type-var]
+        async for number, said in answers:
+            item, began = asked.pop(number)
+            yield item, _Answer(said, time.perf_counter() - began)
+
+
+async def _row(
+    index: int, example: ChatExample, answer: _Answer, scorers: Sequence[Scorer]
+) -> EvaluationRow:
     predicted: str | None = None
     error: RowError | None = None
     scores: dict[str, Score] = {}
     expected = _expected(example)
-    try:
-        predicted = (await completer.complete(example.prompt)).text
-    except Exception as problem:
-        error = _error("answer", problem, index)
-    seconds = time.perf_counter() - began
-    if predicted is not None:
+    if isinstance(answer.said, Exception):
+        error = _error("answer", answer.said, index)
+    else:
+        predicted = answer.said.text
         # Who judges an answer has to know what was asked.
         asked = {"prompt": example.prompt[-1].text, **example.metadata}
         for scorer in scorers:
@@ -157,7 +199,7 @@ async def _row(
         predicted=predicted,
         scores=scores,
         metadata=example.metadata,
-        seconds=seconds,
+        seconds=answer.seconds,
         error=error,
     )
 

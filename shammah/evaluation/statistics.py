@@ -71,6 +71,34 @@ def bootstrap_mean(
     return Interval(float(low), float(high))
 
 
+def bootstrap_ratio(
+    above: NDArray[np.floating],
+    below: NDArray[np.floating],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The percentile bootstrap interval of sum(above) / sum(below), with pairs drawn together: as
+    of a log-likelihood per token over examples of different lengths.
+
+    Args:
+        above, below: [n] each, n at least 1, all finite; below is above zero.
+    """
+    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    rng = np.random.default_rng(seed)
+    n = len(above)
+    ratios = np.empty(resamples)
+    at_once = max(1, DRAWN // n)
+    for start in range(0, resamples, at_once):
+        size = min(at_once, resamples - start)
+        drawn = rng.integers(0, n, (size, n))
+        ratios[start : start + size] = above[drawn].sum(axis=1) / below[drawn].sum(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(ratios, (tail, 1 - tail))
+    return Interval(float(low), float(high))
+
+
 def paired_test(differences: NDArray[np.floating], *, seed: int = 0) -> Test:
     """The test that fits paired differences [n]: McNemar's exact one where each is -1, 0 or 1, as
     of two runs whose scores are 0 or 1; else a permutation test."""

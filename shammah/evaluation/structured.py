@@ -30,13 +30,15 @@ class CitationValidity:
     With C the documents cited, G those that should be and D those shown: precision |C and G| / |C|,
     recall |C and G| / |G|, F1 their harmonic mean, invalid rate |C without D| / |C|. Where nothing
     is cited and nothing should be, precision and recall are 1; where one side alone is empty, its
-    ratio is 0 for C and 1 for G.
+    ratio is 0 for C and 1 for G. An answer is accurate (1, else 0) where all it cites is in G, and
+    it cites something unless G is empty.
 
     Args:
         gold: the metadata's field with G: a list, an object with the ids as keys, or one id.
         shown: that with D.
         pattern: what a citation looks like; the groups hold the ids, separated by commas.
-        measure: what the value is: `f1`, `precision`, `recall`, or `valid` (1 - invalid rate).
+        measure: what the value is: `f1`, `precision`, `recall`, `valid` (1 - invalid rate) or
+            `accurate`.
         invalid_weight: what the invalid rate takes off the value, which ends at 0.
 
     Raises:
@@ -51,7 +53,7 @@ class CitationValidity:
         gold: str = "evidence",
         shown: str = "shown",
         pattern: str = CITATION,
-        measure: Literal["f1", "precision", "recall", "valid"] = "f1",
+        measure: Literal["f1", "precision", "recall", "valid", "accurate"] = "f1",
         invalid_weight: float = 0.0,
     ) -> None:
         try:
@@ -74,6 +76,7 @@ class CitationValidity:
         invalid = [each for each in cited if each not in shown]
         right = [each for each in cited if each in gold]
         parts = citation_measures(len(cited), len(gold), len(right), len(invalid))
+        parts["accurate"] = float(parts["precision"] == 1.0)
         value = parts[self._measure] - self._invalid_weight * parts["invalid_rate"]
         counts = {"right": len(right), "gold": len(gold), "cited": cited, "invalid": invalid}
         return Score(max(0.0, value), {**parts, **counts})

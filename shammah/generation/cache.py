@@ -95,6 +95,39 @@ def repeated(cache: Cache, rows: int) -> Cache:
     return copied
 
 
+def side_by_side(config: Any, rows: Sequence[tuple[Cache, int, int]]) -> Cache:
+    """A cache whose rows end at the same place and begin where each of them does: what is before
+    is padding, of zeros.
+
+    Args:
+        config: the model's configuration.
+        rows: of each a cache, its row in it, and how many of the last positions are its own. All
+            layers are growing ones (`can_stand_beside`).
+    """
+    longest = max(length for _, _, length in rows)
+    size = longest + max(_SMALLEST, longest // 4)
+    made = new_cache(config)
+    for number, layer in enumerate(made.layers):
+        like = rows[0][0].layers[number]
+        layer.lazy_initialization(like.keys, like.values)
+        for name in ("keys", "values"):
+            one = getattr(like, name)
+            # Zeros, for what is masked is multiplied by zero, and a chance value may be no number.
+            buffer = one.new_zeros(len(rows), one.shape[1], size, one.shape[3])
+            for at, (cache, row, length) in enumerate(rows):
+                held = cache.layers[number]
+                part = getattr(held, name)[row, :, held.length - length : held.length]
+                buffer[at, :, longest - length : longest] = part
+            setattr(layer, name, buffer)
+        layer.length = longest
+    return made
+
+
+def can_stand_beside(cache: Cache) -> bool:
+    """Whether `side_by_side` knows all kinds of layers of a cache."""
+    return bool(cache.layers) and all(type(layer) is GrowingLayer for layer in cache.layers)
+
+
 def can_repeat(cache: Cache) -> bool:
     """Whether `repeated` knows all kinds of layers of a cache."""
     # Not their subclasses: some hold a state beside keys and values.

@@ -6,7 +6,8 @@
 4. Keep what was read for the next prompt.
 
 Several rows continue one prompt, so that they always have the same length: nothing is padded, and a
-row that has ended is taken out. One thread at a time, without gradients.
+row that has ended is taken out (`batched` has rows of different prompts). One thread at a time,
+without gradients.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from shammah.generation.answer import StopReason
-from shammah.generation.cache import PrefixCache, can_repeat, new_cache, repeated
+from shammah.generation.cache import (
+    PrefixCache,
+    can_repeat,
+    can_stand_beside,
+    new_cache,
+    repeated,
+    side_by_side,
+)
 from shammah.generation.kernels import one_row
 from shammah.generation.lora import AdapterSlot, AdapterState
 from shammah.generation.sampling import Sampler
@@ -65,6 +73,12 @@ class TokenDecoder:
         """Whether a run may have several rows."""
         self.pads = _pads(self._config)
         """Whether a row comes out the same beside a longer one."""
+        self.uneven = (
+            self.pads
+            and {"attention_mask", "position_ids"} <= parameters.keys()
+            and can_stand_beside(new_cache(self._config))
+        )
+        """Whether rows of different lengths can be decoded together."""
 
     def start(
         self,
@@ -95,11 +109,23 @@ class TokenDecoder:
         )
 
     def forward(
-        self, rows: Sequence[Sequence[int]], cache: Cache, state: AdapterState, *, all: bool = False
+        self,
+        rows: Sequence[Sequence[int]],
+        cache: Cache,
+        state: AdapterState,
+        *,
+        all: bool = False,
+        lengths: Sequence[int] = (),
     ) -> Tensor:
         """Logits [rows, vocabulary] after the tokens of each row, which the cache holds from then
-        on; with `all` [rows, tokens, vocabulary] after each of them."""
+        on; with `all` [rows, tokens, vocabulary] after each of them.
+
+        Args:
+            lengths: how many of the last positions that the cache holds are each row's own, where
+                that is not the same of all; each row then has one token.
+        """
         inputs = torch.tensor(rows, device=self._device)
+        placed = self._placed(lengths) if lengths else {}
         self._slot.layers = state.layers
         with one_row(self._one_row and inputs.numel() == 1):
             out = self._model(
@@ -107,9 +133,20 @@ class TokenDecoder:
                 past_key_values=cache,
                 use_cache=True,
                 **({} if all else self._last_only),
+                **placed,
             )
         logits: Tensor = out.logits
         return logits if all else logits[:, -1]
+
+    def _placed(self, lengths: Sequence[int]) -> dict[str, Tensor]:
+        """Where in its row each next token stands, and which positions it sees."""
+        own = torch.tensor(lengths)[:, None]
+        longest = int(own.max())
+        seen = torch.arange(longest + 1)[None] >= longest - own
+        return {
+            "position_ids": own.to(self._device),
+            "attention_mask": seen.long().to(self._device),
+        }
 
     def logprobs(
         self, tokens: Sequence[int], state: AdapterState, stopped: Callable[[], bool]
@@ -149,6 +186,17 @@ class TokenDecoder:
         """How many positions' logits are looked at together."""
         vocabulary = self._model.get_output_embeddings().weight.shape[0]
         return int(max(16, LOGITS_BYTES // (4 * vocabulary)))
+
+    def read(self, prompt: Sequence[int], state: AdapterState) -> tuple[Tensor, Cache]:
+        """Logits [vocabulary] after a prompt, and a cache that holds it."""
+        cache = new_cache(self._config)
+        for start in range(0, len(prompt), CHUNK):
+            logits = self.forward([prompt[start : start + CHUNK]], cache, state)
+        return logits[0], cache
+
+    def gather(self, rows: Sequence[tuple[Cache, int, int]]) -> Cache:
+        """See `cache.side_by_side`."""
+        return side_by_side(self._config, rows)
 
     def forget(self) -> None:
         """Drop the prefix cache."""

@@ -8,27 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import secrets
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
 import torch
 
-from shammah.errors import ContextTooLongError, GenerationError, ShammahError
+from shammah.errors import GenerationError, ShammahError
 from shammah.generation.answer import Answer, AnswerStream, FutureListener, Request, Task
+from shammah.generation.answering import Answering
+from shammah.generation.batched import RowBatch
 from shammah.generation.decoding import TokenDecoder
 from shammah.generation.local_sampling import LocalSamplingClient, TokenSampling
 from shammah.generation.lora import AdaptableModel, AdapterState, Weights
 from shammah.generation.params import GenerationParams
-from shammah.generation.sampling import Sampler
-from shammah.messages import Conversation, TextPart, ToolCall
+from shammah.messages import Conversation
 from shammah.models.load import BaseModel
 from shammah.renderers.base import Renderer
-from shammah.renderers.parsing import STRAY, Delta, Problem
-from shammah.tracking.telemetry import emit
 
 log = logging.getLogger("shammah")
 
@@ -179,10 +176,28 @@ class Engine:
         return LocalSamplingClient(
             TokenSampling(self.base, self._decoder, self._closed.is_set),
             lambda: state or self._active,
-            self._between_answers,
+            self.between_answers,
         )
 
-    async def _between_answers(self, work: Callable[[], T]) -> T:
+    def batch(self, state: AdapterState) -> RowBatch:
+        """Rows to be decoded together with an adapter, in work given to `between_answers`.
+
+        Raises:
+            GenerationError: this model's rows cannot be of different lengths; `batches` tells.
+        """
+        return RowBatch(self._decoder, state)
+
+    @property
+    def batches(self) -> bool:
+        """Whether answers to different prompts can be decoded together."""
+        return self._decoder.uneven
+
+    async def between_answers(self, work: Callable[[], T]) -> T:
+        """Have the thread that owns the model do something, without gradients, between two answers.
+
+        Raises:
+            GenerationError: the engine was closed.
+        """
         if self._closed.is_set():
             raise GenerationError("The model was closed.", hint="Load a model first.")
         future: Future[T] = Future()
@@ -226,114 +241,31 @@ class Engine:
             self._current = None
 
     def _answer(self, request: Request) -> Answer:
-        started = time.perf_counter()
-        state = request.state or self._active
-        params = request.params
-        prompt = self.renderer.generation_prompt(request.conversation)
-        room = self.base.context_length - len(prompt)
-        if room < 1:
-            raise ContextTooLongError(
-                f"The conversation takes {len(prompt)} tokens and the model reads "
-                f"{self.base.context_length} altogether.",
-                hint="Shorten the message, or start again with /clear.",
-            )
-        seed = params.seed if params.seed is not None else secrets.randbits(48)
+        answering = Answering(
+            self.base,
+            self.renderer,
+            request.conversation,
+            request.params,
+            request.state or self._active,
+            request.listener,
+        )
         run = self._decoder.start(
-            prompt,
-            state,
-            Sampler(params, prompt, seed),
-            limit=min(params.max_tokens, room),
+            answering.prompt,
+            answering.state,
+            answering.sampler,
+            limit=answering.limit,
             stop_tokens=self.renderer.stop_tokens,
             stopped=request.stopped.is_set,
-            aside=state.generation == ASIDE,
+            aside=answering.state.generation == ASIDE,
         )
-        text = _AnswerText(self.renderer, prompt, request)
-        count = 0
-        first = None
         steps = run.steps()
         ended = False
         for (drawn,) in steps:
-            # The token that stops it is read too: it may say how the answer ends.
-            count += not drawn.ended
-            first = first or time.perf_counter()
-            if text.push(drawn.token) and not drawn.ended:
+            if answering.push(drawn):
                 ended = True
                 break
         steps.close()  # type: ignore[attr-defined]
-        text.finish()
-        reason = "end" if ended else run.reason
-        seconds = time.perf_counter() - started
-        first_seconds = (first or time.perf_counter()) - started
-        rest = seconds - first_seconds
-        answer = Answer(
-            text=text.text,
-            thinking=text.thinking,
-            tokens=count,
-            prompt_tokens=len(prompt),
-            reused_tokens=run.reused,
-            seconds=seconds,
-            first_token_seconds=first_seconds,
-            tokens_per_second=(count - 1) / rest if count > 1 and rest > 0 else count / seconds,
-            cut=reason == "cut",
-            stop_reason=reason,
-            adapter=state.name,
-            generation=state.generation,
-            seed=seed if params.temperature > 0 else None,
-        )
-        emit(
-            "generation.complete",
-            {
-                "tokens": answer.tokens,
-                "prompt_tokens": answer.prompt_tokens,
-                "reused_tokens": answer.reused_tokens,
-                "seconds": answer.seconds,
-                "first_token_seconds": answer.first_token_seconds,
-                "tokens_per_second": answer.tokens_per_second,
-            },
-            {"adapter": answer.adapter, "reason": answer.stop_reason},
-        )
-        return answer
-
-
-class _AnswerText:
-    """Tokens of an answer made text, given to the listener as far as it is certain."""
-
-    def __init__(self, renderer: Renderer, prompt: Sequence[int], request: Request) -> None:
-        self.text = ""
-        self.thinking: str | None = None
-        self._parser = renderer.parser(prompt)
-        self._pieces: list[str] = []
-        self._listener = request.listener
-
-    def push(self, token: int) -> bool:
-        """Take a token; true when the text has reached its end."""
-        self._give(self._parser.feed(token))
-        return self._parser.ended
-
-    def finish(self) -> None:
-        deltas, parsed = self._parser.finish()
-        self._give(deltas)
-        self.text = "".join(self._pieces)
-        self.thinking = parsed.message.thinking
-
-    def _give(self, deltas: Sequence[Delta]) -> None:
-        for delta in deltas:
-            match delta:
-                case TextPart(text):
-                    self._pieces.append(text)
-                    self._listener.emit(text)
-                case ToolCall(name, arguments):
-                    # There is no tool here to call: what the model wanted is shown as text.
-                    self._show(f"{name}({arguments})")
-                case Problem(text, reason):
-                    log.info("not in the model's format (%s)", reason)
-                    if reason != STRAY:
-                        self._show(text)
-
-    def _show(self, text: str) -> None:
-        if text:
-            self._pieces.append(text)
-            self._listener.emit(text)
+        return answering.finish("end" if ended else run.reason, reused=run.reused)
 
 
 def _failure(error: Exception) -> GenerationError:

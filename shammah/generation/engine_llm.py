@@ -63,13 +63,17 @@ class EngineLLM:
             _whole(stream.result)
 
     def _ask(self, messages: Conversation, params: ChatParams) -> AnswerStream:
-        drawing = GenerationParams(
-            max_tokens=params.max_tokens,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            seed=params.seed,
-        )
-        return self._engine.stream(messages, drawing, state=self._state)
+        return self._engine.stream(messages, drawing(params), state=self._state)
+
+
+def drawing(params: ChatParams) -> GenerationParams:
+    """How the engine draws what is asked for through the port."""
+    return GenerationParams(
+        max_tokens=params.max_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        seed=params.seed,
+    )
 
 
 def _whole(answer: Answer) -> Answer:

@@ -6,7 +6,8 @@ is settled when the completer is made.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Protocol, runtime_checkable
 
 from shammah.messages import Conversation, Message
 from shammah.ports.datum import ModelInput
@@ -34,5 +35,19 @@ class MessageCompleter(Protocol):
         Raises:
             SamplingError, LLMError: none comes.
             InputError, ModelError: the conversation cannot be rendered for the model.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchCompleter(Protocol):
+    """A `MessageCompleter` that answers several conversations faster together."""
+
+    def complete_all(
+        self, conversations: AsyncIterable[Conversation]
+    ) -> AsyncIterator[tuple[int, Message | Exception]]:
+        """Of each conversation its number, from 0 in the order in which they are given, and what
+        `complete` gives or raises for it. Whichever ends first comes first. Conversations are
+        taken as there is room for them; dropping the iteration ends the answering.
         """
         ...

@@ -87,6 +87,8 @@ class ModelInfo:
     device: str
     max_tokens: int
     step: int
+    rslora: bool = False
+    """Whether the change is scaled by alpha / sqrt(rank) in place of alpha / rank."""
 
 
 class TrainingClient(Protocol):

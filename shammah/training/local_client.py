@@ -253,6 +253,7 @@ class LocalTrainingClient:
             device=base.device,
             max_tokens=base.context_length,
             step=self._optimizer.steps,
+            rslora=lora.rslora,
         )
 
     def describe(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ STEP = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
 PROGRESS = ("epoch", "epochs", "step", "steps", "batch", "batches", "learned", "seconds_left")
 
 OnEvent = Callable[[dict[str, Any]], None]
+Evaluate = Callable[[], Awaitable[Mapping[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ async def train_supervised(
     on_event: OnEvent | None = None,
     should_stop: Callable[[], bool] | None = None,
     checkpoint: Path | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SupervisedResult:
     """Train until every lesson is learned and what was right before is right again, neither has
@@ -105,6 +108,10 @@ async def train_supervised(
             tokens_per_second, seconds_left) or `checkpoint` (step).
         should_stop: asked every thousand tokens or so; a checkpoint is written before returning.
         checkpoint: folder for checkpoints; a run goes on from the one that is in it.
+        evaluate: looks at the client as it is and says figures by name, which `on_event` and
+            telemetry are told (`evaluation`: step, figures). `best.BestCheckpoint` can be asked to
+            keep the best within it.
+        evaluate_every: steps after each of which, and at the end, it is called; 0 never.
         clock: seconds.
 
     Raises:
@@ -134,6 +141,8 @@ async def train_supervised(
         on_event=on_event or (lambda event: None),
         should_stop=should_stop or (lambda: False),
         checkpoint=checkpoint,
+        evaluate=evaluate if evaluate_every > 0 else None,
+        evaluate_every=evaluate_every,
         clock=clock,
     )
     return await run.train()
@@ -155,6 +164,8 @@ class _Run:
     on_event: OnEvent
     should_stop: Callable[[], bool]
     checkpoint: Path | None
+    evaluate: Evaluate | None
+    evaluate_every: int
     clock: Callable[[], float]
     # What a checkpoint holds beside the client's state and the random numbers:
     step: int = 0
@@ -178,6 +189,7 @@ class _Run:
     _epoch_random: dict[str, Any] = field(default_factory=dict)
     _confirmed: bool = False
     _saved_step: int = -1
+    _evaluated_step: int = -1
 
     async def train(self) -> SupervisedResult:
         self.learned = [False] * len(self.lessons)
@@ -212,6 +224,7 @@ class _Run:
             await self._epochs()
             if not self._confirmed:
                 await self._confirm()
+            await self._evaluate()
         except _Stopped:
             await self._save()
             return self._result(stopped=True)
@@ -233,6 +246,8 @@ class _Run:
                     return
                 with timed("step", step=self.step + 1):
                     await self._window(window, number, len(batches))
+                if self.evaluate_every and self.step % self.evaluate_every == 0:
+                    await self._evaluate()
                 if self.settings.stop_when_learned and all(self.learned) and self._due():
                     await self._confirm()
                     if all(self.learned) and not self.lost:
@@ -366,6 +381,15 @@ class _Run:
         self.seconds = self.clock() - self._began
         learned = sum(self.learned)
         emit("training.eval", {"step": self.step, "loss": self.loss, "learned": learned})
+
+    async def _evaluate(self) -> None:
+        if self.evaluate is None or self._evaluated_step == self.step:
+            return
+        figures = dict(await self.evaluate())
+        self._evaluated_step = self.step
+        self.seconds = self.clock() - self._began
+        emit("training.eval", {"step": self.step, **figures})
+        self.on_event({"event": "evaluation", "step": self.step, "figures": figures})
 
     async def _look_at_kept(self) -> None:
         if any(self.right_before):
