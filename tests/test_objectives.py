@@ -261,7 +261,7 @@ async def test_one_critical_lesson_outweighs_three_good_ones(
     lessons.append(Lesson(4, (user("Hello!"),), "Good day to you.", 10.0))
     made = material(lessons, renderer, context_turns=0, max_length=512)
     chosen = TrainingSettings(
-        seed=seed, max_steps=16, learning_rate=2e-3, stop_when_learned=False, batch_size=4
+        seed=seed, max_steps=24, learning_rate=4e-3, stop_when_learned=False, batch_size=4
     )
     client = LocalTrainingClient(embedded_model, LoraSettings(), chosen)
     try:
