@@ -97,7 +97,7 @@ class Terminal:
         """Type a line and press Enter."""
         self.type(line + ENTER)
 
-    def wait_for(self, wanted: str | Callable[[Terminal], bool], seconds: float = 30.0) -> float:
+    def wait_for(self, wanted: str | Callable[[Terminal], bool], seconds: float = 90.0) -> float:
         """Read until a text has appeared anywhere, or a condition holds; seconds since the start.
 
         Raises:
@@ -118,7 +118,7 @@ class Terminal:
         while self._read(seconds, still=True) and time.monotonic() < end:
             pass
 
-    def submit_and_wait(self, line: str, wanted: str, seconds: float = 30.0) -> str:
+    def submit_and_wait(self, line: str, wanted: str, seconds: float = 90.0) -> str:
         """Submit a line; what has appeared since, once the text is among it."""
         count = self.text.count(wanted)
         self.submit(line)
@@ -126,7 +126,7 @@ class Terminal:
         self.settle()
         return self.text.rpartition(f"> {line}")[2]
 
-    def ask(self, question: str, seconds: float = 60.0) -> str:
+    def ask(self, question: str, seconds: float = 120.0) -> str:
         """Ask a question; the answer as it stands in the scrollback."""
         count = self.text.count(f"> {question}")
 
@@ -147,12 +147,12 @@ class Terminal:
         self.settle()
         return answer()
 
-    def leave(self, seconds: float = 20.0) -> int:
+    def leave(self, seconds: float = 60.0) -> int:
         """Press Ctrl-D and wait for the end; the exit code."""
         self.type(CTRL_D)
         return self.wait_for_end(seconds)
 
-    def wait_for_end(self, seconds: float = 20.0) -> int:
+    def wait_for_end(self, seconds: float = 60.0) -> int:
         """The exit code, once the program has ended."""
         end = time.monotonic() + seconds
         while self._read() and time.monotonic() < end:
