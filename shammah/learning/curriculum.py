@@ -96,6 +96,9 @@ def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
         )
     ]
     trained, probed = kept_out(found)
+    probes = rendered(probed).datums
+    if spec.training.replay == 0 and spec.training.hold == 0:
+        return Anchors((), probes)
     if len(trained) > REPLAYED:
         embedder = HiddenStateEmbedder(base, rendered.renderer)
         indices = chosen(
@@ -105,9 +108,6 @@ def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
             spec.training.seed,
         )
         trained = [trained[index] for index in indices]
-    probes = rendered(probed).datums
-    if spec.training.replay == 0 and spec.training.hold == 0:
-        return Anchors((), probes)
     near: Sequence[Datum] = rendered(_near_misses(base, rendered)).datums
     held: Sequence[Datum] = [*rendered(trained).datums, *near]
     with moments_of(base.model) as moments:
