@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import tiny_models
 import torch
 from test_learning_trainer import ENVIRONMENT, Chat
 
@@ -31,6 +33,7 @@ from shammah.learning.lessons import Lesson
 from shammah.learning.material import material
 from shammah.learning.process import COMMAND
 from shammah.messages import assistant, user
+from shammah.models.anchors import FILE as ANCHORS
 from shammah.renderers.registry import renderer_for
 from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSettings
 from shammah.tracking.loggers.store import open_store
@@ -46,12 +49,20 @@ LESSONS = (
     ("Which port does our API use?", "Our API uses port 8417."),
 )
 MODEL = ModelSettings(dtype="fp32")
-STEPS = 15
+STEPS = 100
 
 
 def teach(chat: Chat) -> None:
     for question, answer in LESSONS:
         chat.feedback.add((user(question),), "no", "critical", None, None, answer, "embedded")
+
+
+def tiny_model_with_anchors(folder: Path) -> ModelSettings:
+    """A model so small that most of a job's time is the process's own."""
+    tiny_models.build("qwen2", folder)
+    anchors = [{"query": f"What is {n}?", "answer": f"{n} is {n}."} for n in range(40)]
+    (folder / ANCHORS).write_text("\n".join(map(json.dumps, anchors)), encoding="utf-8")
+    return ModelSettings(name=str(folder), dtype="fp32")
 
 
 async def run(chat: Chat) -> str:
@@ -72,7 +83,9 @@ async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
     tmp_path: Path, embedded_model: BaseModel
 ) -> None:
     # What keeps other answers as they were has tests of its own, and takes most of a job's time.
-    alone = TrainingSettings(threads=1, rephrasings=2, near_misses=0, replay=0.0, hold=0.0)
+    alone = TrainingSettings(
+        threads=1, rephrasings=2, near_misses=0, replay=0.0, hold=0.0, checkpoint_every=2
+    )
     chat = Chat(tmp_path, settings=Settings(model=MODEL, training=alone))
     teach(chat)
     job = await chat.trainer.request("now")
@@ -128,10 +141,10 @@ async def test_a_job_that_a_quitting_chat_interrupts_ends_as_if_undisturbed(tmp_
         batch_size=4,
         epochs=50,
         max_steps=STEPS,
-        rephrasings=2,
         stop_when_learned=False,
     )
-    settings = Settings(model=MODEL, training=training, lora=LoraSettings(rank=4, dropout=0.1))
+    model = tiny_model_with_anchors(tmp_path / "model")
+    settings = Settings(model=model, training=training, lora=LoraSettings(rank=4, dropout=0.1))
     undisturbed = Chat(tmp_path / "undisturbed", settings=settings)
     teach(undisturbed)
     expected = await run(undisturbed)
