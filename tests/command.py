@@ -19,7 +19,7 @@ from shammah.settings_file import set_value
 ROOT = Path(__file__).parents[1]
 BEGAN = dict(os.environ)
 """The environment before the libraries that tests import have put something into it."""
-SECONDS = 180.0
+SECONDS = 400.0
 """What a command gets, on a machine that has other things to do."""
 LESSONS_ALONE = {
     "training.rephrasings": "2",

@@ -10,8 +10,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pexpect
 import pyte
@@ -49,6 +51,8 @@ class Terminal:
         }
         self._screen = pyte.HistoryScreen(columns, rows, history=10_000, ratio=0.001)
         self._stream = pyte.ByteStream(self._screen)
+        self._oldest: Any = None
+        self._above: list[str] = []
         self.started = time.monotonic()
         self._child = pexpect.spawn(
             sys.executable,
@@ -79,11 +83,14 @@ class Terminal:
     @property
     def text(self) -> str:
         """Everything, what has scrolled away included."""
-        above = [
-            "".join(line[column].data for column in range(self._screen.columns)).rstrip()
-            for line in self._screen.history.top
-        ]
-        return "\n".join([*above, *self.lines])
+        above = self._screen.history.top
+        if not above or above[0] is not self._oldest:  # the program has cleared it
+            self._oldest, self._above = above[0] if above else None, []
+        # What has scrolled away does not change any more: it is read once.
+        for line in islice(above, len(self._above), None):
+            shown = "".join(line[column].data for column in range(self._screen.columns))
+            self._above.append(shown.rstrip())
+        return "\n".join([*self._above, *self.lines])
 
     @property
     def process_id(self) -> int:
