@@ -81,23 +81,27 @@ def test_errors_are_sentences_with_exit_codes(
 
 def test_what_needs_no_model_loads_no_torch(tmp_path: Path) -> None:
     program = (
-        "import sys; from shammah.cli.main import main; code = main(sys.argv[1:]);"
-        "print('torch' in sys.modules, 'transformers' in sys.modules, code, file=sys.stderr)"
+        "import json, sys; from shammah.cli.main import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    code = main(arguments)\n"
+        "    loaded = [name for name in ('torch', 'transformers') if name in sys.modules]\n"
+        "    print(json.dumps([arguments, loaded, code]), file=sys.stderr)\n"
     )
-    for arguments in (
+    commands = [
         ["adapters", "list", "--json"],
         ["feedback", "list", "--json"],
         ["feedback", "export"],
         ["train", "queue", "--json"],
         ["train", "status"],
         ["config", "show"],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
-            cwd=ROOT, env={**os.environ, "SHAMMAH_HOME": str(tmp_path)},
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        assert done.stderr.splitlines()[-1] == "False False 0", (arguments, done.stderr)
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(commands)],
+        cwd=ROOT, env={**os.environ, "SHAMMAH_HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[[")]
+    assert told == [[arguments, [], 0] for arguments in commands], done.stderr
 
 
 def test_the_model_card_says_what_the_model_is(tmp_path: Path) -> None:
