@@ -20,13 +20,14 @@ LONGEST = (
     "test_routing",
     "test_repl",
     "test_cli",
-    "test_plan",
-    "test_scope",
-    "test_delta",
-    "test_domains",
     "test_eval_cli",
-    "test_gate",
+    "test_scope",
+    "test_plan",
+    "test_delta",
     "test_corpus",
+    "test_corpus_shell",
+    "test_gate",
+    "test_domains",
 )
 
 
