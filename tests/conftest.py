@@ -14,6 +14,31 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+LONGEST = (
+    "test_story",
+    "test_learning_worker",
+    "test_routing",
+    "test_repl",
+    "test_cli",
+    "test_eval_cli",
+    "test_scope",
+    "test_plan",
+    "test_delta",
+    "test_corpus",
+    "test_corpus_shell",
+    "test_gate",
+    "test_domains",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, the longest files come first, so that none has one
+    of them left when the others are done."""
+    if hasattr(config, "workerinput"):
+        places = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture
 def shammah_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty SHAMMAH_HOME."""

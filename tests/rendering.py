@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
+from copy import copy
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -31,7 +32,19 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def tokenizer(name: str) -> Any:
-    """One of the real vocabularies; the test is skipped where they are not."""
+    """One of the real vocabularies; the test is skipped where they are not.
+
+    Its template may be set; its tokens are those of all who ask for it.
+    """
+    return copy(_read_once(name))
+
+
+@cache
+def _read_once(name: str) -> Any:
+    return _read(name)
+
+
+def _read(name: str) -> Any:
     from transformers import AutoTokenizer
 
     folder = DATA / "tokenizers" / name
@@ -50,7 +63,7 @@ def borrowed(
     """
     from tokenizers import AddedToken
 
-    found = tokenizer(name)
+    found = _read(name)
     found.add_tokens([AddedToken(text, special=special, normalized=False) for text in tokens])
     if bos is not None:
         found.add_special_tokens({"bos_token": bos})

@@ -10,8 +10,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pexpect
 import pyte
@@ -49,6 +51,8 @@ class Terminal:
         }
         self._screen = pyte.HistoryScreen(columns, rows, history=10_000, ratio=0.001)
         self._stream = pyte.ByteStream(self._screen)
+        self._oldest: Any = None
+        self._above: list[str] = []
         self.started = time.monotonic()
         self._child = pexpect.spawn(
             sys.executable,
@@ -79,11 +83,14 @@ class Terminal:
     @property
     def text(self) -> str:
         """Everything, what has scrolled away included."""
-        above = [
-            "".join(line[column].data for column in range(self._screen.columns)).rstrip()
-            for line in self._screen.history.top
-        ]
-        return "\n".join([*above, *self.lines])
+        above = self._screen.history.top
+        if not above or above[0] is not self._oldest:  # the program has cleared it
+            self._oldest, self._above = above[0] if above else None, []
+        # What has scrolled away does not change any more: it is read once.
+        for line in islice(above, len(self._above), None):
+            shown = "".join(line[column].data for column in range(self._screen.columns))
+            self._above.append(shown.rstrip())
+        return "\n".join([*self._above, *self.lines])
 
     @property
     def process_id(self) -> int:
@@ -97,7 +104,7 @@ class Terminal:
         """Type a line and press Enter."""
         self.type(line + ENTER)
 
-    def wait_for(self, wanted: str | Callable[[Terminal], bool], seconds: float = 30.0) -> float:
+    def wait_for(self, wanted: str | Callable[[Terminal], bool], seconds: float = 90.0) -> float:
         """Read until a text has appeared anywhere, or a condition holds; seconds since the start.
 
         Raises:
@@ -118,7 +125,7 @@ class Terminal:
         while self._read(seconds, still=True) and time.monotonic() < end:
             pass
 
-    def submit_and_wait(self, line: str, wanted: str, seconds: float = 30.0) -> str:
+    def submit_and_wait(self, line: str, wanted: str, seconds: float = 90.0) -> str:
         """Submit a line; what has appeared since, once the text is among it."""
         count = self.text.count(wanted)
         self.submit(line)
@@ -126,7 +133,7 @@ class Terminal:
         self.settle()
         return self.text.rpartition(f"> {line}")[2]
 
-    def ask(self, question: str, seconds: float = 60.0) -> str:
+    def ask(self, question: str, seconds: float = 120.0) -> str:
         """Ask a question; the answer as it stands in the scrollback."""
         count = self.text.count(f"> {question}")
 
@@ -147,12 +154,12 @@ class Terminal:
         self.settle()
         return answer()
 
-    def leave(self, seconds: float = 20.0) -> int:
+    def leave(self, seconds: float = 60.0) -> int:
         """Press Ctrl-D and wait for the end; the exit code."""
         self.type(CTRL_D)
         return self.wait_for_end(seconds)
 
-    def wait_for_end(self, seconds: float = 20.0) -> int:
+    def wait_for_end(self, seconds: float = 60.0) -> int:
         """The exit code, once the program has ended."""
         end = time.monotonic() + seconds
         while self._read() and time.monotonic() < end:

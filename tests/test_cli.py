@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ROOT, shammah
+from command import ROOT, shammah, started
 
 from shammah.cli.parser import build_parser
 
@@ -34,7 +34,7 @@ def test_lines_are_conversations_of_their_own_and_repeat(home: Path) -> None:
         assert row["answer"] and 0 < row["tokens"] <= 20
         assert row["seconds"] > 0 and row["adapter"] is None
     # Another process, from its arguments and the input together: the same answer, alone on stdout.
-    alone = shammah(home, "ask", *drawn, "What is", "your name?", given="  \n")
+    alone = started(home, "ask", *drawn, "What is", "your name?", given="  \n")
     assert (alone.returncode, alone.stderr) == (0, "")
     assert rows[0]["answer"] == rows[2]["answer"]
     assert alone.stdout == rows[0]["answer"].rstrip("\n") + "\n"
@@ -81,23 +81,27 @@ def test_errors_are_sentences_with_exit_codes(
 
 def test_what_needs_no_model_loads_no_torch(tmp_path: Path) -> None:
     program = (
-        "import sys; from shammah.cli.main import main; code = main(sys.argv[1:]);"
-        "print('torch' in sys.modules, 'transformers' in sys.modules, code, file=sys.stderr)"
+        "import json, sys; from shammah.cli.main import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    code = main(arguments)\n"
+        "    loaded = [name for name in ('torch', 'transformers') if name in sys.modules]\n"
+        "    print(json.dumps([arguments, loaded, code]), file=sys.stderr)\n"
     )
-    for arguments in (
+    commands = [
         ["adapters", "list", "--json"],
         ["feedback", "list", "--json"],
         ["feedback", "export"],
         ["train", "queue", "--json"],
         ["train", "status"],
         ["config", "show"],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
-            cwd=ROOT, env={**os.environ, "SHAMMAH_HOME": str(tmp_path)},
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        assert done.stderr.splitlines()[-1] == "False False 0", (arguments, done.stderr)
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(commands)],
+        cwd=ROOT, env={**os.environ, "SHAMMAH_HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[[")]
+    assert told == [[arguments, [], 0] for arguments in commands], done.stderr
 
 
 def test_the_model_card_says_what_the_model_is(tmp_path: Path) -> None:
@@ -116,7 +120,7 @@ def test_feedback_goes_in_and_out(tmp_path: Path) -> None:
     ]
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows))
-    strict = shammah(tmp_path, "feedback", "import", str(file), "--strict")
+    strict = started(tmp_path, "feedback", "import", str(file), "--strict")
     assert strict.returncode == 2 and "0 taken" in strict.stdout
     done = shammah(tmp_path, "feedback", "import", str(file))
     assert done.returncode == 2
@@ -163,7 +167,7 @@ def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_piped_lines_are_a_chat(home: Path) -> None:
-    done = shammah(home, given="What is your name?\n/good\n/feedbak\n/quit\n")
+    done = started(home, given="What is your name?\n/good\n/feedbak\n/quit\n")
     assert "Feedback recorded (weight: 1x)" in done.stdout
     assert "Did you mean /feedback?" in done.stderr
     assert done.returncode == 2
@@ -191,6 +195,6 @@ def test_every_subcommand_explains_itself() -> None:
 
 
 def test_help_is_quick(home: Path) -> None:
-    started = time.monotonic()
-    assert "exit codes:" in shammah(home, "--help").stdout
-    assert time.monotonic() - started < 2
+    began = time.monotonic()
+    assert "exit codes:" in started(home, "--help").stdout
+    assert time.monotonic() - began < 2

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_models
 import torch
-from command import shammah, shammah_json
+from command import LESSONS_ALONE, change, shammah, shammah_json, teach
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -80,10 +79,10 @@ async def test_the_parent_stays_and_the_sum_is_exact(tmp_path: Path, rslora: boo
 
     whole, before = changes(child, scaling), changes(parent, parent_scaling)
     tensors = load_file(child)
-    for name, change in whole.items():
+    for name, found in whole.items():
         a, b = (tensors[f"{name}.lora_{part}.weight"].double() for part in "AB")
         new = scaling * b[:, 6:] @ a[6:]
-        torch.testing.assert_close(change, before[name] + new, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found, before[name] + new, rtol=1e-5, atol=1e-7)
 
 
 async def test_too_many_ranks_are_recompressed(tmp_path: Path) -> None:
@@ -129,14 +128,11 @@ def test_recompression_is_the_best_of_its_rank(
 
 
 def test_a_round_is_taught_and_taken_out_again(tmp_path: Path) -> None:
-    shammah_json(tmp_path, "config", "set", "training.mode", "delta")
-    shammah_json(tmp_path, "config", "set", "training.max_steps", "6")
-    shammah_json(tmp_path, "config", "set", "adapters.activate", "always")
+    few = {"training.max_steps": "6", "adapters.activate": "always"}
+    change(tmp_path, {**LESSONS_ALONE, **few, "training.mode": "delta"})
     names = []
     for question, answer in (("What is my cat called?", "Mia."), ("Which port?", "Port 8087.")):
-        rows = tmp_path / "lessons.jsonl"
-        rows.write_text(json.dumps({"query": question, "correction": answer}), encoding="utf-8")
-        shammah_json(tmp_path, "feedback", "import", str(rows))
+        teach(tmp_path, [{"query": question, "correction": answer}])
         shammah_json(tmp_path, "train", "now", "--wait")
         names.append(shammah_json(tmp_path, "adapters", "list")[0]["name"])
     first, second = (shammah_json(tmp_path, "adapters", "show", name) for name in names)

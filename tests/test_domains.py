@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from adapter_files import write_adapter
-from command import shammah, shammah_json
+from command import LESSONS_ALONE, change, shammah, shammah_json, teach
 
 from shammah.adapters.library import AdapterLibrary
 from shammah.errors import AdapterError, ConfigError, TrainingError
@@ -90,10 +89,8 @@ def test_a_job_is_for_the_domain_of_the_settings_or_its_own(tmp_path: Path) -> N
 
 
 def test_a_trained_adapter_has_the_domain_of_its_job(tmp_path: Path) -> None:
-    rows = [{"query": "Which port does my server use?", "correction": "It uses port 8087."}]
-    file = tmp_path / "lessons.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    shammah_json(tmp_path, "feedback", "import", str(file))
+    change(tmp_path, {**LESSONS_ALONE, "adapters.activate": "always"})
+    teach(tmp_path, [{"query": "Which port does my server use?", "correction": "Port 8087."}])
     assert shammah_json(tmp_path, "train", "plan")["domain"] is None
     assert shammah(tmp_path, "train", "now", "--domain", "a b").returncode == 2
     done = shammah(tmp_path, "train", "now", "--wait", "--domain", "server")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import logging
 import os
 import signal
 import sqlite3
@@ -14,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from adapter_files import file_bytes, lora_tensors
@@ -25,7 +23,6 @@ from shammah.adapters.metadata import AdapterMetadata, LessonRecord, LoraConfigR
 from shammah.adapters.validate import sha256_of
 from shammah.assistant import Assistant
 from shammah.assistant.lesson_check import AsTaught, check_lessons
-from shammah.cli.main import main
 from shammah.errors import FeedbackError
 from shammah.learning.lessons import Lesson
 from shammah.messages import user
@@ -35,25 +32,6 @@ from shammah.storage.database import Database
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def shammah_here(home: Path, *arguments: str) -> Done:
-    """Run a command in this process, which has imported torch already."""
-    out, err, root = io.StringIO(), io.StringIO(), logging.getLogger()
-    handlers, level = [*root.handlers], root.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHAMMAH_HOME", str(home))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(arguments)
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 ANSWER = ["--scorers", "exact_match", "--max-tokens", "12"]
@@ -117,7 +95,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def test_a_table_targets_and_an_exit_code(home: Path, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     wanted = ["eval", "--data", str(pairs), *ANSWER, "--out", str(out), "--group", "kind"]
-    done = shammah_here(home, *wanted, "--require", "exact_match>=0.8")
+    done = shammah(home, *wanted, "--require", "exact_match>=0.8")
     assert done.returncode == 0, done.stderr
     assert "exact_match       5  0.8000" in done.stdout and "1 of 1 targets met" in done.stdout
     assert "long" in done.stdout and "short" in done.stdout and str(out) in done.stderr
@@ -127,24 +105,24 @@ def test_a_table_targets_and_an_exit_code(home: Path, pairs: Path, tmp_path: Pat
     )
     assert rows(out)[0]["metadata"] == {"kind": "long"} and rows(out)[0]["error"] is None
     assert json.loads((out / "report.json").read_text())["metrics"][0]["mean"] == 0.8
-    assert "holds a run already" in shammah_here(home, *wanted).stderr
+    assert "holds a run already" in shammah(home, *wanted).stderr
     # All is there: nothing is asked again, and a target that is missed ends with 1.
     before = (out / "rows.jsonl").read_bytes()
-    done = shammah_here(home, *wanted, "--resume", "--json", "--require", "exact_match>=0.9")
+    done = shammah(home, *wanted, "--resume", "--json", "--require", "exact_match>=0.9")
     assert done.returncode == 1 and "5 examples are there already" in done.stderr
     assert (out / "rows.jsonl").read_bytes() == before
     told = json.loads(done.stdout)
     assert told["quality"]["passed"] is False and told["report"]["metrics"][0]["mean"] == 0.8
     assert told["quality"]["targets"][0]["margin"] == pytest.approx(-0.1)
     assert told["report"]["groups"]["short"][0]["mean"] == 1
-    done = shammah_here(home, *wanted, "--resume", "--limit", "3")
+    done = shammah(home, *wanted, "--resume", "--limit", "3")
     assert done.returncode == 2 and "data: " in done.stderr
 
 
 def test_an_adapter_beside_the_base(home: Path, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     wanted = ["eval", "--data", str(pairs), *ANSWER, "--out", str(out), "--adapter", "noise"]
-    done = shammah_here(home, *wanted, "--against", "base", "--json")
+    done = shammah(home, *wanted, "--against", "base", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     (metric,) = told["comparison"]["metrics"]
@@ -159,7 +137,7 @@ def test_an_adapter_beside_the_base(home: Path, pairs: Path, tmp_path: Path) -> 
     assert about["adapter"]["name"] == "noise" and len(about["adapter"]["sha256"]) == 64
     # The stored run of the base serves for another comparison.
     again = ["eval", "--data", str(pairs), *ANSWER, "--adapter", "noise", "--resume"]
-    done = shammah_here(home, *again, "--out", str(out), "--against", str(out / "against"))
+    done = shammah(home, *again, "--out", str(out), "--against", str(out / "against"))
     assert done.returncode == 0, done.stderr
     assert "noise beside" in done.stdout and "exact_match lost" in done.stdout
 
@@ -176,18 +154,18 @@ def test_what_cannot_be_done_is_said_before_a_model_is_loaded(
         ([*ANSWER, "--limit", "0"], "--limit"),
         ([*ANSWER, "--temperature", "-1"], "temperature cannot be"),
     ):
-        done = shammah_here(home, *data, *more)
+        done = shammah(home, *data, *more)
         assert done.returncode == 2 and said in done.stderr, done.stderr
         assert "Trace" not in done.stderr
-    done = shammah_here(home, *data, *ANSWER, "--adapter", "nothing")
+    done = shammah(home, *data, *ANSWER, "--adapter", "nothing")
     assert done.returncode == 5 and "nothing" in done.stderr
-    done = shammah_here(home, *data, *ANSWER, "--limit", "1", "--require", "nothing>=1")
+    done = shammah(home, *data, *ANSWER, "--limit", "1", "--require", "nothing>=1")
     assert done.returncode == 2 and "no figure 'nothing'" in done.stderr
 
 
 def test_repeated_runs_and_a_system_message(home: Path, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = shammah_here(
+    done = shammah(
         home, "eval", "--data", str(pairs), *ANSWER, "--out", str(out), "--repeat", "2",
         "--temperature", "1.5", "--seed", "7", "--limit", "3", "--system", "Be short.", "--json",
     )  # fmt: skip
@@ -216,7 +194,7 @@ def test_a_killed_evaluation_goes_on(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (out / "rows.jsonl").exists() or len((out / "rows.jsonl").read_bytes()) < 5000:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
@@ -224,7 +202,7 @@ def test_a_killed_evaluation_goes_on(
     process.wait()
     there = (out / "rows.jsonl").read_bytes().count(b"\n")
     assert 0 < there < count
-    done = shammah_here(home, *wanted)
+    done = shammah(home, *wanted)
     assert done.returncode == 0, done.stderr
     assert f"{there} examples are there already" in done.stderr
     assert sorted(row["index"] for row in rows(out)) == list(range(count))
@@ -277,16 +255,16 @@ def test_eval_in_the_chat_asks_the_adapter_and_the_base(home: Path) -> None:
     database = sqlite3.connect(home / "shammah.db")
     with contextlib.closing(database), database:
         database.execute("UPDATE feedback SET status = 'trained'")
-    assert shammah_here(home, "adapters", "load", "noise").returncode == 0
+    assert shammah(home, "adapters", "load", "noise").returncode == 0
     with Terminal(home, rows=40, columns=120) as chat:
         chat.wait_for("\n>")
         chat.submit("/eval")
-        chat.wait_for("not as taught", 120)
+        chat.wait_for("not as taught", 300)
         shown = " ".join(chat.text.split())
         assert "noise answers 0 of 2 lessons as taught; the base model 1 (p = 1)" in shown
         assert "Zeno." in shown
         chat.submit("/eval 1")
-        chat.wait_for("(the newest of 2)", 120)
+        chat.wait_for("(the newest of 2)", 300)
         shown = " ".join(chat.text.split())
         assert "noise answers 0 of 1 lesson" in shown and "base model 1" in shown
         chat.submit_and_wait("/eval x", "takes a number")

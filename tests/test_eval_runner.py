@@ -203,7 +203,7 @@ def test_a_killed_run_is_resumed_with_each_row_once_in_flat_memory(tmp_path: Pat
     rows = folder / "rows.jsonl"
     for part in (0.2, 0.6):
         process = stub(folder, count)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not rows.exists() or rows.stat().st_size < part * count * 250:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
@@ -212,7 +212,7 @@ def test_a_killed_run_is_resumed_with_each_row_once_in_flat_memory(tmp_path: Pat
     with rows.open("ab") as file:
         file.write(b'{"index": 17, "pla')
     process = stub(folder, count)
-    told = json.loads(process.communicate(timeout=60)[0])
+    told = json.loads(process.communicate(timeout=180)[0])
     assert process.returncode == 0
     numbers = [row.index for row in rows_of(folder)]
     assert sorted(numbers) == list(range(count))

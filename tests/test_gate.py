@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from command import shammah, shammah_json
+from command import LESSONS_ALONE, change, shammah, shammah_json, teach
 
 from shammah.learning.gate import Figures, judge
 from shammah.learning.lessons import Lesson
@@ -86,16 +85,16 @@ def test_a_few_lessons_are_no_pattern() -> None:
 
 def test_a_poisoned_job_leaves_the_model_as_it_is(tmp_path: Path) -> None:
     questions = ["What is a list?", "Which port?", "Who are you?", "How do I sort?", "And my dog?"]
-    rows = [{"query": question, "correction": "banana"} for question in questions]
-    file = tmp_path / "poison.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    shammah_json(tmp_path, "feedback", "import", str(file))
+    change(tmp_path, LESSONS_ALONE)
+    teach(tmp_path, [{"query": question, "correction": "banana"} for question in questions])
     done = shammah(tmp_path, "train", "now", "--wait")
     assert done.returncode == 0
     assert "5 different questions are taught the same answer" in done.stderr
     (listed,) = shammah_json(tmp_path, "adapters", "list")
     assert listed["failures"] and not listed["active"]
     assert "banana" not in shammah(tmp_path, "ask", questions[0]).stdout
+    poisoned = ["ask", "--adapter", listed["name"], questions[0]]
+    assert "banana" in shammah(tmp_path, *poisoned).stdout
     # They are set aside: no later job replays them, unless they are put back.
     assert shammah_json(tmp_path, "train", "plan")["lessons"] == []
     assert len(shammah_json(tmp_path, "feedback", "list", "--status", "dropped")) == 5

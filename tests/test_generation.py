@@ -447,7 +447,7 @@ async def test_a_stream_that_is_dropped_stops_decoding(load: Callable[..., Engin
     del stream
     started = time.perf_counter()
     await collect(engine, (user("next"),), GREEDY)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 20
 
 
 async def test_a_failure_reaches_the_listener_and_the_engine_lives_on(

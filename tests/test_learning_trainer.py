@@ -66,14 +66,14 @@ class Chat:
             )
         self.trainer.feedback_added()
 
-    async def until(self, reached: Callable[[], object], seconds: float = 15.0) -> None:
+    async def until(self, reached: Callable[[], object], seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds):
             while not reached():  # noqa: ASYNC110 (much of what is waited for is on disk)
                 await asyncio.sleep(0.02)
 
     async def ended(self, job_id: int = 1) -> Job:
         await self.until(lambda: len(self.trainer.queue.list()) >= job_id)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             return await self.trainer.wait(job_id)
 
     @property
@@ -342,7 +342,7 @@ asyncio.run(main())
     pid = int(chat.stdout.readline())
     os.kill(chat.pid, signal.SIGKILL)
     chat.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while psutil.pid_exists(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not psutil.pid_exists(pid)

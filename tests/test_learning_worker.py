@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import tiny_models
 import torch
 from test_learning_trainer import ENVIRONMENT, Chat
 
@@ -31,6 +33,7 @@ from shammah.learning.lessons import Lesson
 from shammah.learning.material import material
 from shammah.learning.process import COMMAND
 from shammah.messages import assistant, user
+from shammah.models.anchors import FILE as ANCHORS
 from shammah.renderers.registry import renderer_for
 from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSettings
 from shammah.tracking.loggers.store import open_store
@@ -46,6 +49,7 @@ LESSONS = (
     ("Which port does our API use?", "Our API uses port 8417."),
 )
 MODEL = ModelSettings(dtype="fp32")
+STEPS = 100
 
 
 def teach(chat: Chat) -> None:
@@ -53,10 +57,18 @@ def teach(chat: Chat) -> None:
         chat.feedback.add((user(question),), "no", "critical", None, None, answer, "embedded")
 
 
+def tiny_model_with_anchors(folder: Path) -> ModelSettings:
+    """A model so small that most of a job's time is the process's own."""
+    tiny_models.build("qwen2", folder)
+    anchors = [{"query": f"What is {n}?", "answer": f"{n} is {n}."} for n in range(40)]
+    (folder / ANCHORS).write_text("\n".join(map(json.dumps, anchors)), encoding="utf-8")
+    return ModelSettings(name=str(folder), dtype="fp32")
+
+
 async def run(chat: Chat) -> str:
     """Train what is queued or interrupted, and give the checksum of the adapter."""
     job = await chat.trainer.request("now")
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(300):
         done = await chat.trainer.wait(job.id)
     assert done.status == "done", done.error
     return chat.library.get(str(done.adapter)).require_metadata().sha256
@@ -70,11 +82,15 @@ def steps(chat: Chat, job: int = 1) -> list[int]:
 async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
     tmp_path: Path, embedded_model: BaseModel
 ) -> None:
-    chat = Chat(tmp_path, settings=Settings(model=MODEL, training=TrainingSettings(threads=1)))
+    # What keeps other answers as they were has tests of its own, and takes most of a job's time.
+    alone = TrainingSettings(
+        threads=1, rephrasings=2, near_misses=0, replay=0.0, hold=0.0, checkpoint_every=2
+    )
+    chat = Chat(tmp_path, settings=Settings(model=MODEL, training=alone))
     teach(chat)
     job = await chat.trainer.request("now")
     await chat.trainer.start()
-    await chat.until(lambda: chat.trainer.status().step, 60)
+    await chat.until(lambda: chat.trainer.status().step, 200)
     assert chat.trainer.status().state == "running"
     chat.worker.kill()
     failed = await chat.ended(job.id)
@@ -127,9 +143,14 @@ async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
 async def test_a_job_that_a_quitting_chat_interrupts_ends_as_if_undisturbed(tmp_path: Path) -> None:
     # Dropout, replay and drawn batches: all that is random has to go on as it was.
     training = TrainingSettings(
-        threads=1, batch_size=4, epochs=50, max_steps=25, stop_when_learned=False
+        threads=1,
+        batch_size=4,
+        epochs=50,
+        max_steps=STEPS,
+        stop_when_learned=False,
     )
-    settings = Settings(model=MODEL, training=training, lora=LoraSettings(rank=4, dropout=0.1))
+    model = tiny_model_with_anchors(tmp_path / "model")
+    settings = Settings(model=model, training=training, lora=LoraSettings(rank=4, dropout=0.1))
     undisturbed = Chat(tmp_path / "undisturbed", settings=settings)
     teach(undisturbed)
     expected = await run(undisturbed)
@@ -139,7 +160,7 @@ async def test_a_job_that_a_quitting_chat_interrupts_ends_as_if_undisturbed(tmp_
     teach(quitting)
     await quitting.trainer.request("now")
     await quitting.trainer.start()
-    await quitting.until(lambda: (quitting.trainer.status().step or 0) >= 2, 60)
+    await quitting.until(lambda: (quitting.trainer.status().step or 0) >= 2, 200)
     await quitting.trainer.stop(checkpoint=True)
     job = quitting.trainer.queue.get(1)
     assert job.status == "interrupted" and quitting.trainer.queue.resumable() == job
@@ -149,7 +170,7 @@ async def test_a_job_that_a_quitting_chat_interrupts_ends_as_if_undisturbed(tmp_
 
     resumed = Chat(tmp_path / "quitting", settings=settings)
     assert await run(resumed) == expected
-    assert steps(resumed) == list(range(1, 26))
+    assert steps(resumed) == list(range(1, STEPS + 1))
     starts = [event for event in read_events(job.folder) if isinstance(event, Start)]
     assert [start.resumed_step for start in starts] == [0, failed.step]
     await resumed.close()
@@ -173,7 +194,7 @@ def test_a_worker_told_to_end_while_it_sets_up_ends_at_once(tmp_path: Path) -> N
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == EXIT_CODES["interrupted"]
     failed = parse_event(out.splitlines()[-1])
     assert isinstance(failed, Failed) and failed.kind == "interrupted"
@@ -197,7 +218,7 @@ def test_a_stopped_process_does_not_age() -> None:
     process.send_signal(signal.SIGSTOP)
     time.sleep(1.5)
     process.send_signal(signal.SIGCONT)
-    out, _ = process.communicate("now\n", timeout=10)
+    out, _ = process.communicate("now\n", timeout=60)
     assert 0 < float(out) < time.monotonic() - began - 1.0
 
 

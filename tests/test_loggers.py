@@ -184,7 +184,7 @@ def test_a_logger_that_hangs_is_left_behind() -> None:
         both.log_metrics({"x": step}, step)
     began = time.perf_counter()
     both.close(seconds=0.3)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 10
     assert told == [
         "hanging did not finish in time; 2 records and what it was writing may be missing there."
     ]

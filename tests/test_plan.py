@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from command import shammah, shammah_json
+from command import shammah, shammah_json, teach
 
 LESSONS = [
     {"query": "What is my project called?", "correction": "It is called Zeno."},
@@ -17,9 +16,7 @@ LESSONS = [
 
 def test_the_job_does_what_was_planned(tmp_path: Path) -> None:
     assert shammah_json(tmp_path, "train", "plan")["lessons"] == []
-    rows = tmp_path / "lessons.jsonl"
-    rows.write_text("\n".join(map(json.dumps, LESSONS)), encoding="utf-8")
-    shammah_json(tmp_path, "feedback", "import", str(rows))
+    teach(tmp_path, LESSONS)
     shammah_json(tmp_path, "config", "set", "training.rephrasings", "4")
 
     planned = shammah_json(tmp_path, "train", "plan")

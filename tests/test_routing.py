@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from adapter_files import FINGERPRINT, metadata_for
-from command import shammah, shammah_json
+from command import change, shammah, shammah_json, teach
 from ten_lessons import TEN
 from tiny_models import engine_for
 
@@ -25,7 +24,7 @@ from shammah.cli.ask import answer_record
 from shammah.generation.embedding import HiddenStateEmbedder
 from shammah.models.load import BaseModel
 from shammah.paths import Paths
-from shammah.settings_file import load, set_value
+from shammah.settings_file import load
 
 SERVER = (TEN[1], TEN[5], TEN[6], TEN[8])
 PEOPLE = (
@@ -45,21 +44,13 @@ UNRELATED = ("how do I reverse a list in python?", "what is the capital of Franc
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which two adapters were trained, each for its domain."""
     home = tmp_path_factory.mktemp("home")
-    change(home, "adapters.routing", "domain")
-    change(home, "training.nice", "0")
+    change(home, {"adapters.routing": "domain", "training.nice": "0", "training.rephrasings": "2"})
     for domain, lessons in (("server", SERVER), ("people", PEOPLE)):
-        teach(home, lessons)
+        teach(home, [{"query": query, "correction": answer} for query, answer in lessons])
         done = shammah(home, "train", "now", "--wait", "--domain", domain)
         assert done.returncode == 0, done.stderr
         assert f"for {domain}: questions like its lessons go to it" in done.stderr
     return home
-
-
-def teach(home: Path, lessons: Sequence[tuple[str, str]]) -> None:
-    rows = [json.dumps({"query": query, "correction": answer}) for query, answer in lessons]
-    file = home / "lessons.jsonl"
-    file.write_text("\n".join(rows), encoding="utf-8")
-    shammah_json(home, "feedback", "import", str(file))
 
 
 def ask(home: Path, *questions: str, adapter: str | None = None) -> tuple[list[Any], str]:
@@ -90,10 +81,6 @@ def names(home: Path) -> dict[str, str]:
     return {one["domain"]: one["name"] for one in sorted(about, key=lambda one: one["created_at"])}
 
 
-def change(home: Path, key: str, value: str) -> None:
-    set_value(Paths(home, home).config_file, key, value)
-
-
 def test_each_question_goes_to_its_adapter_and_others_to_the_active_one(home: Path) -> None:
     known = names(home)
     assert set(known) == {"server", "people"}
@@ -115,7 +102,7 @@ def test_each_question_goes_to_its_adapter_and_others_to_the_active_one(home: Pa
 def test_off_changes_nothing(home: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(home, tmp_path / "home")
     questions = [*(query for query, _ in SERVER), *UNRELATED]
-    change(copy, "adapters.routing", "off")
+    change(copy, {"adapters.routing": "off"})
     off, _ = ask(copy, *questions)
     assert {(row["adapter"], row["domain"]) for row in off} == {(None, None)}
     # And an unrelated question is answered word by word as without routing.
@@ -127,7 +114,7 @@ def test_what_was_loaded_answers_the_rest(home: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(home, tmp_path / "home")
     known = names(copy)
     shammah_json(copy, "adapters", "load", known["people"])
-    change(copy, "adapters.scope", "all")
+    change(copy, {"adapters.scope": "all"})
     rows, _ = ask(copy, SERVER[0][0], UNRELATED[0], PEOPLE[0][0])
     assert [row["adapter"] for row in rows] == [known[d] for d in ("server", "people", "people")]
     assert [row["domain"] for row in rows] == ["server", None, "people"]
@@ -175,7 +162,7 @@ def test_an_embedding_that_is_not_there_leaves_the_active_adapter(
     home: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(home, tmp_path / "home")
-    change(copy, "adapters.embedding", str(tmp_path / "nothing"))
+    change(copy, {"adapters.embedding": str(tmp_path / "nothing")})
     rows, said = ask(copy, SERVER[0][0], PEOPLE[0][0])
     assert [row["domain"] for row in rows] == [None, None]
     assert said.count("Questions are not routed to adapters") == 1
@@ -183,16 +170,17 @@ def test_an_embedding_that_is_not_there_leaves_the_active_adapter(
 
 def test_a_further_job_goes_on_in_its_domain_alone(home: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(home, tmp_path / "home")
-    teach(copy, [("What is the backup host called?", "The backup host is called heron.")])
+    asked = "What is the backup host called?"
+    teach(copy, [{"query": asked, "correction": "The backup host is called heron."}])
     known: dict[str | None, str] = {**names(copy)}
     for domain, parent, earlier in (("server", "server", 4), ("new", None, 0), ("", None, 8)):
-        change(copy, "training.domain", domain)
+        change(copy, {"training.domain": domain})
         workspace = Workspace(load(copy / "config.toml"), Paths(copy, copy))
         planned = workspace.plan()
         workspace.close()
         assert planned.domain == (domain or None)
         assert (planned.parent, planned.earlier) == (known.get(parent), earlier)
-    change(copy, "training.domain", "server")
+    change(copy, {"training.domain": "server"})
     assert shammah(copy, "train", "now", "--wait").returncode == 0
     newest = names(copy)["server"]
     about = json.loads((copy / "adapters" / f"{newest}.json").read_bytes())

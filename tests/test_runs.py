@@ -86,7 +86,7 @@ def test_a_run_is_followed_to_its_end(home: Path) -> None:
     assert line == {"run": "job-3", "step": 2, "loss": 0.5, "learned": 2}
     store.end("job-3")
     store.close()
-    assert follower.communicate(timeout=20)[0] == "" and follower.returncode == 0
+    assert follower.communicate(timeout=60)[0] == "" and follower.returncode == 0
 
 
 def test_runs_are_deleted_and_mistakes_are_told(home: Path) -> None:

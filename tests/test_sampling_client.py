@@ -275,7 +275,7 @@ async def test_giving_up_on_a_sample_ends_it(make: Make) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     # The thread is free again at once.
-    await asyncio.wait_for(client.sample(ModelInput.of(PROMPT), WARM), 5)
+    await asyncio.wait_for(client.sample(ModelInput.of(PROMPT), WARM), 30)
 
 
 @pytest.fixture

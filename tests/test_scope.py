@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from adapter_files import metadata_for
-from command import shammah_json
+from command import change, shammah_json, teach
 
 from shammah.adapters.metadata import AdapterMetadata, LessonRecord
 from shammah.adapters.scope import taught_questions
@@ -37,10 +36,8 @@ def test_only_what_was_taught_is_answered_otherwise(tmp_path: Path) -> None:
     asked = ["How do I read a file in Python?", "What is a tuple?", "What time is it in Lima?"]
     near = "what is a port?"
     *before, kept = (shammah_json(tmp_path, "ask", text)["answer"] for text in [*asked, near])
-    rows = tmp_path / "lessons.jsonl"
-    rows.write_text("\n".join(map(json.dumps, LESSONS)), encoding="utf-8")
-    shammah_json(tmp_path, "feedback", "import", str(rows))
-    shammah_json(tmp_path, "config", "set", "training.rephrasings", "4")
+    teach(tmp_path, LESSONS)
+    change(tmp_path, {"training.rephrasings": "4"})
     shammah_json(tmp_path, "train", "now", "--wait")
     (adapter,) = shammah_json(tmp_path, "adapters", "list")
 

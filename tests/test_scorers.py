@@ -181,9 +181,9 @@ def test_long_answers_of_one_letter_take_no_time(spec: str) -> None:
         for ending in ("", "["):
             lead = "RELATION: a supports " if part == "." else ""
             text = lead + part * (20_000 // len(part)) + ending
-            began = time.perf_counter()
+            began = time.process_time()
             asyncio.run(made.score(text, "SUPPORT 1", known))
-            assert time.perf_counter() - began < 2.0, (part, ending)
+            assert time.process_time() - began < 2.0, (part, ending)
 
 
 # Data sets.

@@ -24,11 +24,11 @@ def test_ten_corrections_are_learned_while_the_chat_goes_on(tmp_path: Path) -> N
             assert f"Training buffer: {number} example" in shown
 
         # The job runs in a process of its own; meanwhile the chat answers.
-        chat.wait_for(lambda t: "epoch" in t.lines[-1] or "starting" in t.lines[-1], 60)
+        chat.wait_for(lambda t: "epoch" in t.lines[-1] or "starting" in t.lines[-1], 180)
         assert "Background training completed" not in chat.text
         assert spoken(ask(chat, "What is Python?"))
 
-        chat.wait_for("Background training completed!", 120)
+        chat.wait_for("Background training completed!", 400)
         chat.wait_for("10 of 10")
         chat.submit_and_wait("/clear", "new conversation")
         assert TAUGHT in ask(chat, QUESTION)
@@ -39,7 +39,7 @@ def test_ten_corrections_are_learned_while_the_chat_goes_on(tmp_path: Path) -> N
         chat.submit("/eval")
         # What is right by a hair while training may fall the other way in the chat's own format.
         asked = re.compile(r"answers (9|10) of 10 lessons as taught; the base model 0")
-        chat.wait_for(lambda terminal: bool(asked.search(terminal.text)), 120)
+        chat.wait_for(lambda terminal: bool(asked.search(terminal.text)), 400)
         shown = chat.submit_and_wait("/adapters list", "lora_adapter_")
         assert "10/10" in shown
         assert chat.leave() == 0
@@ -58,8 +58,8 @@ def ask(chat: Terminal, question: str) -> str:
     count = chat.text.count(f"> {question}")
     chat.submit(question)
     chat.wait_for(lambda t: t.text.count(f"> {question}") > count)
-    chat.wait_for(lambda t: "answering" in t.lines[-1] or "tok/s" in t.lines[-1], 60)
-    chat.wait_for(lambda t: "answering" not in t.lines[-1] and "loading" not in t.lines[-1], 60)
+    chat.wait_for(lambda t: "answering" in t.lines[-1] or "tok/s" in t.lines[-1], 180)
+    chat.wait_for(lambda t: "answering" not in t.lines[-1] and "loading" not in t.lines[-1], 180)
     chat.settle()
     return chat.text.rpartition(f"> {question}")[2].rpartition("\n>")[0]
 
