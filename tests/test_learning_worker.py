@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 import tiny_models
 import torch
@@ -35,7 +36,13 @@ from shammah.learning.process import COMMAND
 from shammah.messages import assistant, user
 from shammah.models.anchors import FILE as ANCHORS
 from shammah.renderers.registry import renderer_for
-from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSettings
+from shammah.settings import (
+    FeedbackSettings,
+    LoraSettings,
+    ModelSettings,
+    Settings,
+    TrainingSettings,
+)
 from shammah.tracking.loggers.store import open_store
 from shammah.training.datums import datum
 from shammah.training.local_client import LocalTrainingClient
@@ -138,6 +145,45 @@ async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
     finally:
         client.close()
     assert output.greedy == (True, True, True)
+
+
+def waiting() -> list[int]:
+    """Workers of this process that wait for a job."""
+    return [
+        child.pid
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE and "--wait" in child.cmdline()
+    ]
+
+
+async def test_a_worker_waits_for_the_last_lesson(tmp_path: Path) -> None:
+    quick = TrainingSettings(threads=1, rephrasings=0, max_steps=2)
+    chat = Chat(
+        tmp_path,
+        settings=Settings(
+            model=tiny_model_with_anchors(tmp_path / "tiny"),
+            training=quick,
+            feedback=FeedbackSettings(threshold=4),
+        ),
+    )
+    await chat.trainer.start()
+    assert not waiting()
+    teach(chat)
+    chat.trainer.feedback_added()
+    await chat.until(waiting, 30)
+    (ready,) = waiting()
+    chat.feedback.add((user("And my cat?"),), "no", "critical", None, None, "Tom.", "embedded")
+    chat.trainer.feedback_added()
+    job = await chat.ended(1)
+    assert job.status == "done" and job.learned is not None
+    lines = (chat.paths.jobs / "1" / "events.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["pid"] == ready
+    # One that has nothing to do does not outlive the chat.
+    teach(chat)
+    chat.trainer.feedback_added()
+    await chat.until(waiting, 30)
+    await chat.trainer.stop()
+    assert not waiting()
 
 
 async def test_a_job_that_a_quitting_chat_interrupts_ends_as_if_undisturbed(tmp_path: Path) -> None:

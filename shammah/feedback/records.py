@@ -74,6 +74,10 @@ class Feedback:
         return self.messages[-1].text
 
 
+NEARLY = 0.7
+"""Share of the threshold."""
+
+
 @dataclass(frozen=True, slots=True)
 class BufferState:
     """How much awaits training, and how much starts a job."""
@@ -89,8 +93,17 @@ class BufferState:
     @property
     def reached(self) -> bool:
         """Whether a job is due. A full buffer always is: it could never grow to the threshold."""
+        return self._holds(1.0)
+
+    @property
+    def nearly_reached(self) -> bool:
+        """Whether a job will be due after little more."""
+        return self._holds(NEARLY)
+
+    def _holds(self, share: float) -> bool:
         amount = self.count if self.threshold_by == "count" else self.weight
-        return self.count > 0 and (amount >= self.threshold or self.count >= self.capacity)
+        full = amount >= share * self.threshold or self.count >= share * self.capacity
+        return self.count > 0 and full
 
     @property
     def label(self) -> str:

@@ -6,6 +6,7 @@ Knows how to talk to a process. What its events mean for the job is the supervis
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -69,22 +70,7 @@ class WorkerProcess:
         Raises:
             OSError: the process cannot be started.
         """
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            str(folder),
-            "--threads",
-            str(threads),
-            "--nice",
-            str(nice),
-            "--parent",
-            str(os.getpid()),
-            *options,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=_environment(),
-            start_new_session=True,
-        )
+        process = await _spawn([*command, str(folder), *_limits(threads, nice), *options])
         return cls(process, folder)
 
     @property
@@ -216,6 +202,82 @@ def signal_name(code: int) -> str:
 def _append(path: Path) -> BinaryIO:
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     return os.fdopen(handle, "ab")
+
+
+class WorkerInWaiting:
+    """A worker that has imported all it needs and waits for a job: begun when one is about to come,
+    so that the job need not wait for it. It ends by itself after a while without one.
+
+    Args:
+        command: how a worker is started.
+    """
+
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        self._command = command
+        self._process: asyncio.subprocess.Process | None = None
+        self._limits: tuple[int, int] | None = None
+
+    async def call(self, *, threads: int, nice: int) -> None:
+        """See that one is there, or on its way; with these limits.
+
+        Raises:
+            OSError: the process cannot be started.
+        """
+        there = self._process is not None and self._process.returncode is None
+        if there and self._limits == (threads, nice):
+            return
+        await self.dismiss()
+        self._process = await _spawn(
+            [*self._command, "--wait", *_limits(threads, nice)], asyncio.subprocess.PIPE
+        )
+        self._limits = (threads, nice)
+
+    async def begin(
+        self, folder: Path, *, threads: int, nice: int, options: Sequence[str] = ()
+    ) -> WorkerProcess | None:
+        """Give it a job; None where there is none with these limits, or it has just ended."""
+        process, self._process = self._process, None
+        if process is None or process.stdin is None:
+            return None
+        if process.returncode is not None or self._limits != (threads, nice):
+            _end(process)
+            return None
+        try:
+            process.stdin.write(json.dumps([str(folder), *options]).encode() + b"\n")
+            await process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            return None
+        process.stdin.close()
+        return WorkerProcess(process, folder)
+
+    async def dismiss(self) -> None:
+        """End it, if it is there."""
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process)
+            await process.wait()
+
+
+def _end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+
+
+def _limits(threads: int, nice: int) -> list[str]:
+    return ["--threads", str(threads), "--nice", str(nice), "--parent", str(os.getpid())]
+
+
+async def _spawn(
+    command: Sequence[str], stdin: int = asyncio.subprocess.DEVNULL
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(),
+        start_new_session=True,
+    )
 
 
 def _environment() -> dict[str, str]:

@@ -27,6 +27,7 @@ from shammah.learning.priority import somebody_streams, streaming
 from shammah.learning.process import (
     COMMAND,
     RubbishError,
+    WorkerInWaiting,
     WorkerProcess,
     end_orphan,
 )
@@ -37,7 +38,7 @@ from shammah.learning.run import CANCEL_SECONDS, WATCH_SECONDS, Run
 from shammah.learning.status import TrainingState, TrainingStatus, status_from, status_of_folder
 from shammah.learning.upkeep import Upkeep, removed_text
 from shammah.paths import Paths
-from shammah.settings import Settings
+from shammah.settings import Settings, TrainingSettings
 from shammah.storage.database import Database
 from shammah.tracking.telemetry import emit
 
@@ -98,6 +99,7 @@ class Trainer:
         self._on_published = on_published
         self._upkeep = Upkeep(library, ExchangeStore(database), feedback, self.queue)
         self._command = tuple(command)
+        self._waiting = WorkerInWaiting(self._command)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -128,6 +130,7 @@ class Trainer:
             self._run.end(self._stop_seconds)
         task, self._task = self._task, None
         await asyncio.gather(*self._looks, *([task] if task is not None else []))
+        await self._waiting.dismiss()
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -272,6 +275,8 @@ class Trainer:
             return
         if job is not None:
             self._poke()
+        else:
+            await self._expect_work()
 
     async def _turn(self) -> None:
         """Look at the queue, and run what is there unless another process does."""
@@ -363,13 +368,7 @@ class Trainer:
         if self._stopping.is_set():
             return "not begun"
         training = spec.training
-        worker = await WorkerProcess.start(
-            job.folder,
-            threads=training.threads,
-            nice=training.nice,
-            command=self._command,
-            options=self._options(job),
-        )
+        worker = await self._worker(job, training)
         run = self._run = Run(
             job, worker, somebody_streams=self._somebody_streams, on_change=self._show
         )
@@ -401,6 +400,28 @@ class Trainer:
         if self._stopping.is_set():
             return "stopped"
         return run.failure(code, rubbish)
+
+    async def _worker(self, job: Job, training: TrainingSettings) -> WorkerProcess:
+        """A worker at work on a job: the one that waits, or a new one."""
+        options = self._options(job)
+        threads, nice = training.threads, training.nice
+        waiting = await self._waiting.begin(job.folder, threads=threads, nice=nice, options=options)
+        if waiting is not None:
+            return waiting
+        return await WorkerProcess.start(
+            job.folder, threads=threads, nice=nice, command=self._command, options=options
+        )
+
+    async def _expect_work(self) -> None:
+        """Have a worker ready where the buffer is about to be full."""
+        settings = self._settings()
+        if not settings.feedback.auto_train or self._command != COMMAND or self._run is not None:
+            return
+        state = await asyncio.to_thread(self._feedback.state)
+        if state.nearly_reached:
+            with suppress(OSError):  # the job itself will say what is wrong
+                training = settings.training
+                await self._waiting.call(threads=training.threads, nice=training.nice)
 
     def _options(self, job: Job) -> list[str]:
         """What a worker is told that is no part of its job."""

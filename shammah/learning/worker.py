@@ -1,8 +1,9 @@
 """The worker process: `python -m shammah.learning.worker JOB_DIR`.
 
 Reads one job folder, trains, writes one job folder, prints its events as JSON lines. Never opens
-the database and knows no supervisor. Only the standard library is imported at the top: the process
-must be able to die with its parent before anything slow begins.
+the database and knows no supervisor. With `--wait` it imports what it needs and then reads a line
+from its input: the other arguments, as a JSON list. Only the standard library is imported at the
+top: the process must be able to die with its parent before anything slow begins.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ctypes
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from shammah.learning.job import Event, Failed
 
 _PR_SET_PDEATHSIG = 1
+LONGEST_WAIT = 900.0
+"""Seconds after which a worker that nobody has work for gives its memory back."""
 
 
 class Interrupted(BaseException):
@@ -51,7 +55,8 @@ class Signals:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one job; the exit code says how it ended (see `job.EXIT_CODES`)."""
     parser = argparse.ArgumentParser(prog="shammah.learning.worker", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="JOB_DIR")
+    parser.add_argument("folder", type=Path, metavar="JOB_DIR", nargs="?")
+    parser.add_argument("--wait", action="store_true", help="for the other arguments, on its input")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--trace", type=Path, metavar="FILE", help="where its time goes")
@@ -61,9 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os.umask(0o077)
     _die_with(given.parent)
     out = _own_stdout()
+    _set_environment(given)
+    if given.wait:
+        given = parser.parse_args(_what_to_do(), argparse.Namespace(**vars(given)))
+    if given.folder is None:
+        parser.error("which job?")
     signals = Signals()
     alive = {"event": "alive", "time": time.time(), "pid": os.getpid()}
     _write(out, given.folder, json.dumps(alive) + "\n")
+    code = _run(given, signals, out)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written; taking the libraries down would only cost time.
+    os._exit(code)
+
+
+def _set_environment(given: argparse.Namespace) -> None:
     if given.nice and hasattr(os, "nice"):
         os.nice(given.nice)
     # These are read once, when torch is imported. Threads that spin while they wait for each other
@@ -76,11 +94,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    code = _run(given, signals, out)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # All is written; taking the libraries down would only cost time.
-    os._exit(code)
+
+
+def _what_to_do() -> list[str]:
+    """The arguments that come when there is work; ends the process where none come."""
+    import peft  # noqa: F401
+    import transformers  # noqa: F401
+
+    import shammah.learning.session  # noqa: F401
+
+    line = b""
+    if select.select([sys.stdin], [], [], LONGEST_WAIT)[0]:
+        line = sys.stdin.buffer.readline()
+    if not line:
+        os._exit(0)
+    # Nothing more is said to it, and what it starts has nothing to listen to.
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return [str(argument) for argument in json.loads(line)]
 
 
 def _run(given: argparse.Namespace, signals: Signals, out: int) -> int:
