@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,11 @@ import pytest
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel
+
+# The processes of pytest-xdist get the size of a terminal from the one that starts them (readline
+# puts it there), and programs on a terminal of another size would believe it.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
