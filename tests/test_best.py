@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from test_eval_cli import shammah_here
+from command import shammah
 
 from shammah.adapters.weights import load_checked
 from shammah.errors import TrainingError, UsageError
@@ -124,7 +124,7 @@ def test_eval_asks_the_best_checkpoint_of_a_run(embedded_model: BaseModel, tmp_p
     pairs, home = tmp_path / "pairs.jsonl", tmp_path / "home"
     pairs.write_text(json.dumps({"prompt": "Hello", "completion": "Zeno."}) + "\n")
     wanted = ["eval", "--data", str(pairs), "--scorers", "exact_match", "--dtype", "fp32"]
-    done = shammah_here(
+    done = shammah(
         home, *wanted, "--run", str(tmp_path / "job"), "--against", "base", "--json",
         "--require", "exact_match>=1",
     )  # fmt: skip
@@ -133,7 +133,7 @@ def test_eval_asks_the_best_checkpoint_of_a_run(embedded_model: BaseModel, tmp_p
     told = json.loads(done.stdout)
     assert told["adapter"] == f"job/best_{best.kept.step:06d}"
     assert told["against_report"]["metrics"][0]["mean"] == 0
-    done = shammah_here(home, *wanted, "--run", str(tmp_path / "nothing"))
+    done = shammah(home, *wanted, "--run", str(tmp_path / "nothing"))
     assert done.returncode == 7 and "kept no best checkpoint" in done.stderr
-    done = shammah_here(home, *wanted, "--run", str(tmp_path / "job"), "--adapter", "base")
+    done = shammah(home, *wanted, "--run", str(tmp_path / "job"), "--adapter", "base")
     assert done.returncode == 2 and "do not go together" in done.stderr

@@ -168,7 +168,7 @@ def test_a_loaded_model_is_frozen_and_described(folder: Path) -> None:
     assert base.shape.modules["model.layers.0.mlp.down_proj"] == (64, 32)
     assert "lm_head" not in base.shape.modules
     assert len(base.shape.modules) == 2 * 7
-    lora = LoraSettings(rank=4, target_modules=["q_proj", "down_proj"])
+    lora = LoraSettings(rank=4, target_modules=["q_proj", "down_proj"], layers=1.0)
     description = describe(base, trainable_parameters(base.model, lora))
     assert description.trainable == 2 * 4 * ((32 + 32) + (64 + 32))
     assert description.special_tokens["stop"] == "<|im_end|>"

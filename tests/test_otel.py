@@ -251,6 +251,7 @@ async def test_a_chat_sends_answers_in_figures_where_it_is_told_to(
 ) -> None:
     tracking = {"loggers": ["otel"], "otel_endpoint": collector.url}
     settings = Settings.from_dict({"tracking": tracking, "feedback": {"auto_train": False}})
+    before = {name: telemetry._handlers.get(name) for name in CHAT}
     chat = Assistant(settings, Paths(tmp_path, tmp_path).ensure(), train=False)
     await chat.start()
     await chat.ready()
@@ -265,7 +266,7 @@ async def test_a_chat_sends_answers_in_figures_where_it_is_told_to(
     assert names == ["generation.complete"]
     assert "shammah.generation.tokens" in {metric.name for metric in collector.metrics}
     assert "quetzal" not in str(collector.spans) + str(collector.metrics)
-    assert not any(telemetry._handlers.get(name) for name in CHAT)
+    assert {name: telemetry._handlers.get(name) for name in CHAT} == before
 
 
 async def test_a_chat_that_cannot_send_says_so_and_goes_on(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
+
+LARGEST = sys.float_info.max
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -16,7 +19,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
         raise ValueError(f"There is no axis from {low} to {high}.")
     if low == high:
         pad = abs(low) / 2 or 1.0
-        low, high = low - pad, high + pad
+        low, high = max(low - pad, -LARGEST), min(high + pad, LARGEST)
     span = high / 2 - low / 2
     # Of numbers this far apart, or this near to each other, none between is rounder.
     if span > 1e300 or span < max(abs(low), abs(high), 1e-300) * 1e-12:

@@ -40,6 +40,8 @@ EVENTS: Mapping[str, int] = {
     "training.epoch": logging.DEBUG,
     "training.checkpoint": logging.INFO,
     "training.eval": logging.DEBUG,
+    "training.gradients": logging.DEBUG,
+    "training.issue": logging.WARNING,
     "training.complete": logging.INFO,
     "training.failed": logging.ERROR,
     "workflow.start": logging.INFO,
