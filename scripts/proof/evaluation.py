@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 
 from shammah.adapters.weights import LoraWeights, load_checked
 from shammah.datasets import ChatExample, open_dataset
-from shammah.errors import UsageError
 from shammah.evaluation.comparison import Comparison, Flip, compare, flips
 from shammah.evaluation.likelihood import LikelihoodTotal, likelihoods
 from shammah.evaluation.quality import QualityResult, validate_quality
@@ -503,7 +502,9 @@ def main() -> None:
         raise SystemExit(f"{SHARED} is not there: the data sets lie beside the repository.")
     if options.out.exists():
         if not (options.out / "report.json").exists() and any(options.out.iterdir()):
-            raise UsageError(f"{options.out} holds something else.")
+            raise SystemExit(
+                f"{options.out} is not empty and holds no report: name another folder."
+            )
         shutil.rmtree(options.out)
     options.out.mkdir(parents=True)
     model = ModelSettings(name=options.model, dtype=options.dtype)
