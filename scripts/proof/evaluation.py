@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 
 from shammah.adapters.weights import LoraWeights, load_checked
 from shammah.datasets import ChatExample, open_dataset
-from shammah.errors import UsageError
 from shammah.evaluation.comparison import Comparison, Flip, compare, flips
 from shammah.evaluation.likelihood import LikelihoodTotal, likelihoods
 from shammah.evaluation.quality import QualityResult, validate_quality
@@ -81,10 +80,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Likely:
-    """How likely the known answers are: per example -log p and the number of tokens."""
+    """How likely the known answers are: per example -log p and the number of tokens, of those that
+    the model's context holds; `beyond` are not."""
 
     nll: NDArray[np.float64]
     tokens: NDArray[np.float64]
+    beyond: int
 
     @property
     def per_token(self) -> float:
@@ -98,6 +99,7 @@ class Likely:
         low, high = self.interval.low, self.interval.high
         return {
             "examples": len(self.nll),
+            "beyond_context": self.beyond,
             "tokens": int(self.tokens.sum()),
             "nll_per_token": self.per_token,
             "nll_per_token_95": [low, high],
@@ -272,17 +274,16 @@ async def look(
             found = report(results)
             run.write_report(found.to_dict())
         client = engine.sampling_client(state)
-        likely = [each async for each in likelihoods(client, renderer, task.test)]
+        found_all = [each async for each in likelihoods(client, renderer, task.test)]
     finally:
         engine.close()
-    return Look(
-        results,
-        found,
-        Likely(
-            np.array([each.nll for each in likely]), np.array([float(e.tokens) for e in likely])
-        ),
-        time.monotonic() - began,
+    held = [each for each in found_all if each.problem is None]
+    likely = Likely(
+        np.array([each.nll for each in held]),
+        np.array([float(each.tokens) for each in held]),
+        len(found_all) - len(held),
     )
+    return Look(results, found, likely, time.monotonic() - began)
 
 
 async def train(
@@ -401,7 +402,7 @@ def _sections(proof: Proof) -> list[str]:
         "| scorer | before | after | difference | 95% interval | p | gained | lost |\n"
         "| --- | ---: | ---: | ---: | --- | --- | ---: | ---: |\n" + "\n".join(metrics),
         f"Passed by all scorers: {proof.before.report.overall_pass_rate:.1%} before, "
-        f"{proof.after.report.overall_pass_rate:.1%} after.",
+        f"{proof.after.report.overall_pass_rate:.1%} after.{_beyond(proof)}",
         "### Likelihood of the known answers",
         "| | NLL a token | 95% interval | perplexity | 95% interval |\n"
         "| --- | ---: | --- | ---: | --- |\n"
@@ -416,6 +417,17 @@ def _sections(proof: Proof) -> list[str]:
         "### Examples that flipped",
         *(_flip(each) for each in proof.flips),
     ]
+
+
+def _beyond(proof: Proof) -> str:
+    """What is said of rows that the model cannot read."""
+    count = proof.after.likely.beyond
+    if not count:
+        return ""
+    return (
+        f" {count} rows are longer than the model's context: they are errors among the answers, "
+        "and not among the likelihoods."
+    )
 
 
 def _flip(flip: Flip) -> str:
@@ -490,7 +502,9 @@ def main() -> None:
         raise SystemExit(f"{SHARED} is not there: the data sets lie beside the repository.")
     if options.out.exists():
         if not (options.out / "report.json").exists() and any(options.out.iterdir()):
-            raise UsageError(f"{options.out} holds something else.")
+            raise SystemExit(
+                f"{options.out} is not empty and holds no report: name another folder."
+            )
         shutil.rmtree(options.out)
     options.out.mkdir(parents=True)
     model = ModelSettings(name=options.model, dtype=options.dtype)
