@@ -235,6 +235,7 @@ class _Run:
             "loss": found.loss,
             "learning_rate": rate,
             "grad_norm": stepped.grad_norm,
+            "tokens": self.tokens,
             "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
             "seconds_left": (self.steps - self.step) * self.seconds / self.step,
             **found.measures,

@@ -60,7 +60,14 @@ Callback = Callable[[dict[str, Any]], Awaitable[None] | None]
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Called with plain dictionaries, one after the other, and awaited where they are async."""
+    """Called with plain dictionaries, one after the other, and awaited where they are async.
+
+    - `on_step_end`: step, steps, epoch, loss, learning_rate, grad_norm, tokens (since the run
+      began), tokens_per_second, seconds_left, and the measures of the method
+    - `on_epoch_end`: epoch, step
+    - `on_eval`: step, and the figures
+    - `on_checkpoint`, once it is written: step, folder, seconds (of writing)
+    """
 
     on_step_end: Sequence[Callback] = ()
     on_epoch_end: Sequence[Callback] = ()
