@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from shammah.errors import TrainingError
 from shammah.models.load import load_base_model
-from shammah.ports.datum import Datum
+from shammah.ports.datum import Datum, TensorData
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
 from shammah.training.datums import from_tokens
 from shammah.training.local_client import LocalTrainingClient
@@ -61,6 +62,18 @@ def made_of(model: Path, **processes: Any) -> LocalTrainingClient:
     return kind(base, LoraSettings(rank=4), TrainingSettings(), **processes)
 
 
+def failure(client: LocalTrainingClient) -> list[str]:
+    """What is raised where the share of one process alone is wrong."""
+    good = material()[0]
+    weights = TensorData(np.zeros_like(good.loss_fn_inputs["weights"].data))
+    bad = Datum(good.model_input, {**good.loss_fn_inputs, "weights": weights})
+    try:
+        asyncio.run(client.forward_backward([good, bad]))
+    except TrainingError as error:
+        return [type(error).__name__, error.message]
+    return []
+
+
 def checksum(client: LocalTrainingClient) -> str:
     mark = hashlib.sha256()
     for parameter in client.lora.named_parameters().values():
@@ -81,6 +94,8 @@ def main() -> None:
             "ended": result.ended,
             "weights": checksum(client),
         }
+    client = made_of(model, processes=processes)
+    told["failure"] = failure(client)
     (folder / f"process_{processes.number}.json").write_text(json.dumps(told))
 
 

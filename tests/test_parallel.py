@@ -48,6 +48,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     assert left["whole"]["figures"] == pytest.approx(wanted.figures, rel=2e-5)
     # And both have the same, to the bit.
     assert left == right
+    assert left["failure"][0] == "EmptyLessonError"
     # Stopped because one of them wished so, and gone on with: as undisturbed.
     assert left["first"]["ended"] == "stopped" and len(left["first"]["losses"]) == 5
     assert left["first"]["losses"] + left["rest"]["losses"] == left["whole"]["losses"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shammah.errors import StorageError, TrainingError
+from shammah.errors import TrainingError
 from shammah.files import private_folder, write_atomic
 from shammah.ports.training_client import StateCopy
 
@@ -164,7 +164,7 @@ class CheckpointWriter:
 
     async def settle(self) -> None:
         """Wait without an error: there is another one to be told of already."""
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(Exception):
             await self.wait()
 
     def _write(self, copy: StateCopy, step: int, loop: Mapping[str, Any]) -> Written:
