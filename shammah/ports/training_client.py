@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,6 +175,50 @@ class TrainingClient(Protocol):
 
     def close(self) -> None:
         """Let go of the base model. The client cannot be used after it."""
+        ...
+
+
+class StateCopy(Protocol):
+    """A copy of a client's state in memory, which steps made since do not change."""
+
+    def write(self, folder: Path) -> None:
+        """What `save_state` would have written; may be called in another thread.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        ...
+
+
+@runtime_checkable
+class StateCopies(Protocol):
+    """What a client can do beside `TrainingClient` whose state is small and near."""
+
+    async def copy_state(self) -> StateCopy:
+        """The state after the last optimiser step, as `save_state` has it."""
+        ...
+
+    async def restore_state(self, copy: StateCopy) -> None:
+        """Go on from a copy of this client's own.
+
+        Raises:
+            IncompatibleStateError: it is of another client.
+        """
+        ...
+
+
+@runtime_checkable
+class Ranked(Protocol):
+    """A client that trains one adapter together with others, each in a process of its own: all are
+    called with the same, and give the same."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes files."""
+        ...
+
+    async def agree(self, wish: bool) -> bool:
+        """Whether any of them wishes; waits for all."""
         ...
 
 

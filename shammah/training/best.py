@@ -2,6 +2,7 @@
 
     best.json                    the figure, the step, all figures, and what the adapter is
     best_000120.safetensors      its weights, PEFT key names
+    best_000120/                 the whole state, if wanted: training can go back to it
 
 The weights are written under a name of their own, and then the file that names them is replaced: a
 process that dies in between leaves the best one before. A run that goes on compares with what it
@@ -11,6 +12,7 @@ kept. Knows an adapter and its figures, not how they came about; imports no tens
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +40,8 @@ class BestRecord(BaseModel):
     step: int
     figures: dict[str, float]
     file: str
+    state: str = ""
+    """The folder beside it with the whole state; empty where only weights were kept."""
     adapter: AdapterMetadata
 
 
@@ -48,16 +52,18 @@ class BestCheckpoint:
         folder: where it is kept; goes on from what is there.
         metric: the figure that decides, such as `nll_per_token`.
         lower: whether less of it is better.
+        whole: keep the whole state beside the weights, for `restore`.
 
     Raises:
         UsageError: what is there was chosen by another figure.
         TrainingError: what is there cannot be read.
     """
 
-    def __init__(self, folder: Path, metric: str, *, lower: bool) -> None:
+    def __init__(self, folder: Path, metric: str, *, lower: bool, whole: bool = False) -> None:
         self.folder = private_folder(folder)
         self.metric = metric
         self.lower = lower
+        self.whole = whole
         self.kept = best_in(folder)
         """The best so far."""
         if self.kept is not None and (self.kept.metric, self.kept.lower) != (metric, lower):
@@ -86,7 +92,11 @@ class BestCheckpoint:
         weights = self.folder / f"best_{info.step:06d}.safetensors"
         if self.kept is not None and weights.name == self.kept.file:
             weights = weights.with_stem(f"{weights.stem}_again")
+        state = weights.with_suffix("")
         await client.save_weights(weights)
+        if self.whole:
+            shutil.rmtree(state, ignore_errors=True)
+            await client.save_state(state)
         header = check_file(weights)
         record = BestRecord(
             metric=self.metric,
@@ -95,6 +105,7 @@ class BestCheckpoint:
             step=info.step,
             figures={name: each for name, each in figures.items() if math.isfinite(each)},
             file=weights.name,
+            state=state.name if self.whole else "",
             adapter=AdapterMetadata(
                 name=weights.stem,
                 created_at=datetime.now().astimezone(),
@@ -114,10 +125,28 @@ class BestCheckpoint:
         )
         write_atomic(self.folder / BEST, record.model_dump_json(indent=1) + "\n")
         self.kept = record
-        for other in self.folder.glob("best_*.safetensors"):
-            if other != weights:
+        for other in self.folder.glob("best_*"):
+            if other.is_dir() and (other != state or not self.whole):
+                shutil.rmtree(other, ignore_errors=True)
+            elif other.suffix == ".safetensors" and other != weights:
                 other.unlink(missing_ok=True)
         return True
+
+    async def restore(self, client: TrainingClient) -> BestRecord | None:
+        """Bring the client back to the best state; what that is, or None where none was kept.
+
+        Raises:
+            TrainingError: only its weights were kept, or the state cannot be read.
+        """
+        if self.kept is None:
+            return None
+        if not self.kept.state:
+            raise TrainingError(
+                f"{self.folder / BEST} keeps weights alone, and training cannot go back to those.",
+                hint="Delete the folder to choose the best anew.",
+            )
+        await client.load_state(self.folder / self.kept.state)
+        return self.kept
 
     def _better(self, value: float) -> bool:
         if self.kept is None:

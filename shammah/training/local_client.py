@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
-from shammah.errors import DivergenceError, TrainingError
+from shammah.errors import DivergenceError, IncompatibleStateError, TrainingError
 from shammah.files import private_folder, write_atomic
 from shammah.generation.decoding import TokenDecoder
 from shammah.generation.local_sampling import LocalSamplingClient, TokenSampling
@@ -29,6 +30,7 @@ from shammah.ports.training_client import (
     ForwardBackwardOutput,
     ModelInfo,
     OptimStepOutput,
+    StateCopy,
 )
 from shammah.settings import LoraSettings, TrainingSettings
 from shammah.tracking.trace import timed
@@ -187,13 +189,21 @@ class LocalTrainingClient:
     async def save_state(self, folder: Path) -> None:
         """See `TrainingClient.save_state`. The state is that after the last optimiser step;
         gradients gathered since then are not part of it."""
-        from safetensors.torch import save
+        (await self.copy_state()).write(folder)
 
-        private_folder(folder)
-        self.lora.save(folder / _ADAPTER)
-        state = {name: tensor.cpu() for name, tensor in self._optimizer.state().items()}
-        write_atomic(folder / _OPTIMIZER, save(state))
-        write_atomic(folder / _RANDOM, save({"torch": self._random.kept}))
+    async def copy_state(self) -> LocalState:
+        """See `StateCopies.copy_state`; the copy is on the device that trains."""
+        return LocalState(
+            {name: p.detach().clone() for name, p in self.lora.named_parameters().items()},
+            {name: tensor.clone() for name, tensor in self._optimizer.state().items()},
+            self._random.kept,
+        )
+
+    async def restore_state(self, copy: StateCopy) -> None:
+        """See `StateCopies.restore_state`."""
+        if not isinstance(copy, LocalState):
+            raise IncompatibleStateError(f"A {type(copy).__name__} is no state of this client.")
+        self._load(copy)
 
     async def load_state(self, folder: Path) -> None:
         """See `TrainingClient.load_state`.
@@ -213,11 +223,7 @@ class LocalTrainingClient:
             raise TrainingError(
                 f"The checkpoint {folder} cannot be read: {error}.", hint="Start the job afresh."
             ) from error
-        with failures():
-            self.lora.load(adapter)
-            self._optimizer.load(optimizer)
-        self._random.load(random["torch"])
-        self._weight = 0.0
+        self._load(LocalState(adapter, optimizer, random["torch"]))
 
     async def save_weights(self, path: Path) -> None:
         """See `TrainingClient.save_weights`."""
@@ -343,6 +349,13 @@ class LocalTrainingClient:
             self.lora.frozen.rank if self.lora.frozen is not None else 0,
         )
 
+    def _load(self, state: LocalState) -> None:
+        with failures():
+            self.lora.load(dict(state.adapter))
+            self._optimizer.load(state.optimizer)
+        self._random.load(state.random)
+        self._weight = 0.0
+
     def _forget(self) -> None:
         """Drop the gradients gathered so far."""
         self._optimizer.clear()
@@ -356,6 +369,27 @@ class LocalTrainingClient:
                 yield
             finally:
                 self.layers.dropout_on = False
+
+
+@dataclass(frozen=True, slots=True)
+class LocalState:
+    """A client's state: the adapter under PEFT's key names, the optimiser's table, and where the
+    random numbers stand. Its tensors are nobody else's."""
+
+    adapter: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, torch.Tensor]
+    random: torch.Tensor
+
+    def write(self, folder: Path) -> None:
+        """See `StateCopy.write`."""
+        from safetensors.torch import save
+
+        private_folder(folder)
+        adapter = {name: tensor.float().cpu() for name, tensor in self.adapter.items()}
+        write_atomic(folder / _ADAPTER, save(adapter, {"format": "pt"}))
+        optimizer = {name: tensor.cpu() for name, tensor in self.optimizer.items()}
+        write_atomic(folder / _OPTIMIZER, save(optimizer))
+        write_atomic(folder / _RANDOM, save({"torch": self.random}))
 
 
 def tokens_for(model: Any) -> int:

@@ -38,16 +38,31 @@ def rate_for_width(width: int) -> float:
     return float(8e-4 * (2000.0 / width) ** 0.781)
 
 
-def learning_rate(step: int, total: int, settings: ScheduleSettings) -> float:
+def learning_rate(
+    step: int,
+    total: int,
+    settings: ScheduleSettings,
+    *,
+    power: float = 2.0,
+    final_share: float = 0.01,
+) -> float:
     """The learning rate of a step.
 
-    It rises linearly over the warmup (step 0 already moves), then stays, falls linearly, or falls
-    along half a cosine, so that it would reach zero at `total`. A warmup longer than a third of
-    the run is shortened to it: one that never ends is a learning rate that was never used.
+    It rises linearly over the warmup (step 0 already moves). Then, with x the share of what is left
+    that is done, it is the peak times
+
+    - constant: 1
+    - linear: 1 - x
+    - cosine: (1 + cos(pi x)) / 2
+    - polynomial: (1 - x)^power
+    - exponential: final_share^x
+
+    A warmup longer than a third of the run is shortened to it: one that never ends is a learning
+    rate that was never used.
 
     Args:
         step: counts from 0.
-        total: steps of the whole run.
+        total: steps of the whole run; x would be 1 at it.
     """
     peak = settings.learning_rate
     warmup = min(settings.warmup_steps, total // 3)
@@ -58,6 +73,10 @@ def learning_rate(step: int, total: int, settings: ScheduleSettings) -> float:
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     if settings.schedule == "linear":
         return peak * (1.0 - progress)
+    if settings.schedule == "polynomial":
+        return float(peak * (1.0 - progress) ** power)
+    if settings.schedule == "exponential":
+        return float(peak * final_share**progress)
     return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

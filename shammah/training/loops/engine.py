@@ -1,116 +1,57 @@
 """The loop that all training methods run on: steps, evaluations, checkpoints, and when to end.
 
 A method gathers the gradients of a step and evaluates; everything else is here, once. Written
-against `TrainingClient` alone: the same loop runs on the local client and on a remote service.
+against `TrainingClient` alone: the same loop runs on the local client and on a remote service. With
+a client that copies its state (`StateCopies`) checkpoints are written beside training, and what
+diverges goes back to the last state whose loss was still good. Of several processes that train one
+adapter (`Ranked`) one writes.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from shammah.errors import DivergenceError, TrainingError, UsageError
-from shammah.ports.training_client import AdamParams, TrainingClient
+from shammah.ports.training_client import (
+    AdamParams,
+    Ranked,
+    StateCopies,
+    StateCopy,
+    TrainingClient,
+)
 from shammah.tracking.telemetry import emit
 from shammah.training.best import BestCheckpoint
 from shammah.training.checkpoint import (
+    CheckpointWriter,
+    Written,
     begin_checkpoint,
     finish_checkpoint,
     latest_checkpoint,
     read_loop,
 )
+from shammah.training.loops.method import (
+    Callback,
+    Callbacks,
+    LoopResult,
+    Method,
+    StepFigures,
+)
 from shammah.training.loops.settings import LoopSettings
 from shammah.training.schedule import learning_rate
+
+__all__ = ["Callback", "Callbacks", "LoopResult", "Method", "StepFigures", "run_loop"]
 
 BEST_FOLDER = "best"
 REMEMBERED = 20
 """Losses that an explosion is measured by."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepFigures:
-    """What a method found in one step: `loss` is the mean over its window, in units of its loss,
-    `measures` whatever else it wants to be logged."""
-
-    loss: float
-    tokens: int
-    measures: Mapping[str, float] = field(default_factory=dict)
-
-
-class Method(Protocol):
-    """What is learned. Its steps depend on nothing but its material, its seed and its state."""
-
-    @property
-    def name(self) -> str:
-        """`supervised`, `preference`, ...; runs are called so."""
-        ...
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    def mark(self) -> str:
-        """Tells its material and settings apart from others: a checkpoint of others is refused."""
-        ...
-
-    async def step(self, client: TrainingClient, number: int) -> StepFigures:
-        """Gather the gradients of optimiser step `number`, counted from 0; the loop steps.
-
-        Raises:
-            DivergenceError: the loss is not finite.
-        """
-        ...
-
-    async def evaluate(self, client: TrainingClient) -> Mapping[str, float]:
-        """Figures of the adapter as it is; none where there is nothing to evaluate on."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where its data and random numbers stand, as plain JSON values."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        ...
-
-
-Callback = Callable[[dict[str, Any]], Awaitable[None] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Callbacks:
-    """Called with plain dictionaries, one after the other, and awaited where they are async."""
-
-    on_step_end: Sequence[Callback] = ()
-    on_epoch_end: Sequence[Callback] = ()
-    on_checkpoint: Sequence[Callback] = ()
-    on_eval: Sequence[Callback] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LoopResult:
-    """How a run ended: `figures` are those of the last evaluation, `before` those of the first;
-    `losses` one for each step since the run began or went on. `ended` is why."""
-
-    steps: int
-    epochs: int
-    seconds: float
-    tokens: int
-    losses: tuple[float, ...]
-    before: Mapping[str, float]
-    figures: Mapping[str, float]
-    best_step: int | None
-    ended: str
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was asked to stop, and can be gone on with."""
-        return self.ended == "stopped"
 
 
 async def run_loop(
@@ -133,8 +74,10 @@ async def run_loop(
     Raises:
         TrainingError: the checkpoint is of another method, material or settings.
         UsageError: the settings ask for a figure that evaluations do not have.
+        StorageError: a checkpoint cannot be written; the one before it stays.
         DivergenceError: a loss or gradient is not finite, or the loss exploded. The client is left
-            with the last checkpoint, or with the state after the last good step.
+            with the last state whose loss was good, which is the last checkpoint then; or with the
+            last checkpoint, where the client cannot copy its state.
     """
     if folder is None and (settings.checkpoint_every or settings.restore_best):
         raise UsageError("Checkpoints need a folder.")
@@ -168,13 +111,16 @@ class _Run:
     """The best figure so far, for patience."""
     worse: int = 0
     """Evaluations since then."""
+    evaluated_step: int = -1
 
     _best: BestCheckpoint | None = None
+    _writer: CheckpointWriter | None = None
     _losses: list[float] = field(default_factory=list)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _began: float = 0.0
     _saved_step: int = -1
-    _evaluated_step: int = -1
+    _good: tuple[StateCopy, dict[str, Any]] | None = None
+    """The last state whose loss was seen and good, and what its checkpoint would hold."""
 
     @property
     def steps(self) -> int:
@@ -182,26 +128,27 @@ class _Run:
         total = self.method.steps_per_epoch * self.settings.epochs
         return min(total, self.settings.max_steps) if self.settings.max_steps else total
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        return not isinstance(self.client, Ranked) or self.client.leads
+
     async def train(self) -> LoopResult:
         if self.steps <= 0:
             raise TrainingError("There is nothing to train on.")
-        if self.settings.best_metric and self.folder is not None:
-            self._best = BestCheckpoint(
-                self.folder / BEST_FOLDER, self.settings.best_metric, lower=self.settings.best_lower
-            )
+        if self.folder is not None and self.leads:
+            self._writer = CheckpointWriter(self.folder, self.settings.keep_last)
+            if self.settings.best_metric:
+                self._best = self._best_checkpoint(self.folder)
         await self._resume()
         self._began = self.clock() - self.seconds
         emit("training.start", {"steps": self.steps, "step": self.step}, {"loop": self.method.name})
         try:
-            ended = await self._to_the_end()
+            ended = await self._guarded()
         except BaseException as error:
             why = {"kind": type(error).__name__, "message": str(error)}
             emit("training.failed", {"step": self.step}, why)
             raise
-        if ended == "stopped":
-            await self._save()
-        else:
-            await self._close()
         result = self._result(ended)
         emit(
             "training.complete",
@@ -210,34 +157,64 @@ class _Run:
         )
         return result
 
-    async def _to_the_end(self) -> str:
-        if self.step == 0 and not self.before:
-            self.before = await self._evaluate()
-        while self.step < self.steps:
-            if self.should_stop():
-                return "stopped"
+    async def _guarded(self) -> str:
+        """All of it; no file is being written when it ends, however it ends."""
+        try:
             try:
-                await self._one()
+                ended = await self._to_the_end()
+                if ended != "stopped" and self.evaluated_step != self.step:
+                    await self._evaluate()
             except DivergenceError as error:
                 raise await self._diverged(error) from error
-            settings = self.settings
+            await self._save()
+            await self._note(await self._written())
+            if ended != "stopped" and self.settings.restore_best:
+                await self._restore_best()
+        except BaseException:
+            if self._writer is not None:
+                await self._writer.settle()
+            raise
+        await self._agree(False)
+        return ended
+
+    async def _to_the_end(self) -> str:
+        settings = self.settings
+        if self.step == 0 and self.evaluated_step < 0:
+            self.before = await self._evaluate()
+        while self.step < self.steps:
+            if settings.patience and self.worse >= settings.patience:
+                return "nothing gets better"
+            if await self._agree(self.should_stop()):
+                return "stopped"
+            await self._one()
             if self.step % self.method.steps_per_epoch == 0:
                 epoch = {"epoch": self.step // self.method.steps_per_epoch, "step": self.step}
                 emit("training.epoch", epoch)
                 await self._call(self.callbacks.on_epoch_end, epoch)
             if settings.evaluate_every and self.step % settings.evaluate_every == 0:
                 await self._evaluate()
-                if settings.patience and self.worse >= settings.patience:
-                    return "nothing gets better"
             if settings.checkpoint_every and self.step % settings.checkpoint_every == 0:
                 await self._save()
+            elif self._writer is not None:
+                await self._note(await self._writer.look())
         return "done"
 
     async def _one(self) -> None:
         """One optimiser step."""
+        # A step moves on what the method knows, and a checkpoint is of the state before it.
+        before = self._loop()
         found = await self.method.step(self.client, self.step)
         self._check(found.loss)
-        rate = learning_rate(self.step, self.steps, self.settings)
+        if isinstance(self.client, StateCopies):
+            self._good = await self.client.copy_state(), before
+        self._recent.append(found.loss)
+        rate = learning_rate(
+            self.step,
+            self.steps,
+            self.settings,
+            power=self.settings.power,
+            final_share=self.settings.final_share,
+        )
         stepped = await self.client.optim_step(
             AdamParams(
                 learning_rate=rate,
@@ -258,6 +235,7 @@ class _Run:
             "loss": found.loss,
             "learning_rate": rate,
             "grad_norm": stepped.grad_norm,
+            "tokens": self.tokens,
             "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
             "seconds_left": (self.steps - self.step) * self.seconds / self.step,
             **found.measures,
@@ -275,12 +253,16 @@ class _Run:
                 f"The loss is {loss:.3g}, and was {usual:.3g} in the last {REMEMBERED} steps.",
                 hint="Lower learning_rate, or raise explosion.",
             )
-        self._recent.append(loss)
 
     async def _evaluate(self) -> dict[str, float]:
         found = dict(await self.method.evaluate(self.client))
-        self._evaluated_step = self.step
+        self.evaluated_step = self.step
         if not found:
+            if self.settings.best_metric:
+                raise UsageError(
+                    f"Nothing is evaluated, and {self.settings.best_metric} is to be the best.",
+                    hint="Hold something out.",
+                )
             return found
         self.figures = found
         emit("training.eval", {"step": self.step, **found})
@@ -306,44 +288,70 @@ class _Run:
         else:
             self.worse += 1
 
-    async def _close(self) -> None:
-        """The last evaluation and checkpoint."""
-        if self._evaluated_step != self.step:
-            await self._evaluate()
-        await self._save()
+    def _best_checkpoint(self, folder: Path) -> BestCheckpoint:
+        settings = self.settings
+        return BestCheckpoint(
+            folder / BEST_FOLDER,
+            settings.best_metric,
+            lower=settings.best_lower,
+            whole=settings.restore_best,
+        )
+
+    async def _restore_best(self) -> None:
+        await self._agree(False)  # others write it
+        if self.folder is not None:
+            self._best = self._best or self._best_checkpoint(self.folder)
+            record = await self._best.restore(self.client)
+            self.figures = dict(record.figures) if record is not None else self.figures
+
+    def _loop(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "before": self.before,
+            "figures": self.figures,
+            "target": self.target,
+            "worse": self.worse,
+            "evaluated_step": self.evaluated_step,
+            "recent": list(self._recent),
+            "method": copy.deepcopy(self.method.state_dict()),
+            "mark": self._mark,
+        }
 
     async def _save(self) -> None:
         if self.folder is None or self._saved_step == self.step:
             return
-        began = time.perf_counter()
-        target = begin_checkpoint(self.folder, self.step)
-        await self.client.save_state(target)
-        finish_checkpoint(
-            target,
-            {
-                "step": self.step,
-                "tokens": self.tokens,
-                "seconds": self.seconds,
-                "before": self.before,
-                "figures": self.figures,
-                "target": self.target,
-                "worse": self.worse,
-                "recent": list(self._recent),
-                "method": self.method.state_dict(),
-                "mark": self._mark(),
-            },
-        )
         self._saved_step = self.step
-        figures = {"step": self.step, "seconds": time.perf_counter() - began}
-        emit("training.checkpoint", figures)
-        await self._call(self.callbacks.on_checkpoint, {**figures, "folder": str(target)})
+        if isinstance(self.client, StateCopies):
+            await self._write(await self.client.copy_state(), self._loop())
+        elif self.leads:
+            began = time.perf_counter()
+            target = begin_checkpoint(self.folder, self.step)
+            await self.client.save_state(target)
+            finish_checkpoint(target, self._loop(), keep=self.settings.keep_last)
+            await self._note(Written(target, self.step, time.perf_counter() - began))
+
+    async def _write(self, state: StateCopy, loop: dict[str, Any]) -> None:
+        if self._writer is not None:
+            await self._note(await self._writer.begin(state, loop["step"], loop))
+
+    async def _written(self) -> Written | None:
+        return await self._writer.wait() if self._writer is not None else None
+
+    async def _note(self, written: Written | None) -> None:
+        if written is not None:
+            figures = {"step": written.step, "seconds": written.seconds}
+            emit("training.checkpoint", figures)
+            about = {**figures, "folder": str(written.folder)}
+            await self._call(self.callbacks.on_checkpoint, about)
 
     async def _resume(self) -> None:
         found = latest_checkpoint(self.folder) if self.folder else None
         if found is None:
             return
         loop = read_loop(found)
-        if loop.get("mark") != self._mark():
+        if loop.get("mark") != self._mark:
             raise TrainingError(
                 f"The checkpoint {found} is of another method, material or settings.",
                 hint="Name another folder, or delete that one to start afresh.",
@@ -351,21 +359,36 @@ class _Run:
         self.step, self.tokens, self.seconds = loop["step"], loop["tokens"], loop["seconds"]
         self.before, self.figures = dict(loop["before"]), dict(loop["figures"])
         self.target, self.worse = loop["target"], loop["worse"]
+        self.evaluated_step = loop["evaluated_step"]
         self._recent.extend(loop["recent"])
         self.method.load_state_dict(loop["method"])
         self._saved_step = self.step
         await self.client.load_state(found)
 
+    @property
     def _mark(self) -> str:
-        # How long a run is may be changed where it goes on, if the schedule does not depend on it.
-        fixed = self.settings.model_dump(exclude={"checkpoint_every", "keep_last"})
+        # What only says when to look, to write or to end may be changed where a run goes on; how
+        # long it is too, where no learning rate depends on it.
+        settings = self.settings
+        free = {"checkpoint_every", "keep_last", "patience", "min_delta", "explosion"}
+        if settings.schedule == "constant" and not settings.warmup_steps:
+            free |= {"epochs", "max_steps"}
+        fixed = settings.model_dump(exclude=free)
         return repr((self.method.name, self.method.mark(), sorted(fixed.items())))
 
     async def _diverged(self, error: DivergenceError) -> DivergenceError:
-        """Go back to the last checkpoint, if there is one, and say so."""
+        """Go back to the last state that was good, and say so."""
         kept = self.step
+        await self._note(await self._written())
         found = latest_checkpoint(self.folder) if self.folder else None
-        if found is not None:
+        if self._good is not None and isinstance(self.client, StateCopies):
+            state, loop = self._good
+            kept = loop["step"]
+            await self.client.restore_state(state)
+            if found is None or read_loop(found)["step"] != kept:
+                await self._write(state, loop)
+                await self._note(await self._written())
+        elif found is not None:
             await self.client.load_state(found)
             kept = int(read_loop(found)["step"])
         return DivergenceError(
@@ -386,6 +409,9 @@ class _Run:
             best_step=self._best.kept.step if self._best and self._best.kept else None,
             ended=ended,
         )
+
+    async def _agree(self, wish: bool) -> bool:
+        return await self.client.agree(wish) if isinstance(self.client, Ranked) else wish
 
     async def _call(self, callbacks: Sequence[Callback], about: dict[str, Any]) -> None:
         for callback in callbacks:

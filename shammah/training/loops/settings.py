@@ -18,7 +18,7 @@ class LoopSettings(BaseModel):
     schedule: ScheduleName = "linear"
     warmup_steps: int = Field(0, ge=0)
     power: float = Field(2.0, gt=0)
-    """Of the polynomial schedule."""
+    """Of the polynomial schedule: `(1 - x)^power`."""
     final_share: float = Field(0.01, gt=0, le=1.0)
     """Share of the learning rate that the exponential schedule ends at."""
     epochs: int = Field(1, ge=1)

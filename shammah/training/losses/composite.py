@@ -62,9 +62,19 @@ def composite(
         return total, told
 
     def check(datums: Sequence[Datum]) -> None:
+        # A call may be a few datums of many: one part that these teach is enough.
+        wrong: TrainingError | None = None
         for part in parts.values():
-            if part.check is not None:
+            if part.check is None:
+                return
+            try:
                 part.check(datums)
+            except TrainingError as error:
+                wrong = wrong or error
+            else:
+                return
+        if wrong is not None:
+            raise wrong
 
     return Loss(
         value,
@@ -74,4 +84,5 @@ def composite(
         any(part.structured for part in parts.values()),
         any(part.shares for part in parts.values()),
         check,
+        parts,
     )

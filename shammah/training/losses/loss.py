@@ -45,6 +45,7 @@ class Loss:
         shares: whether there may be very many targets at one position.
         check: is given all datums of a call before anything is computed, and raises TrainingError
             where the loss would be a constant.
+        parts: of a mixture, by name.
     """
 
     fn: Function
@@ -54,10 +55,21 @@ class Loss:
     structured: bool = False
     shares: bool = False
     check: Callable[[Sequence[Datum]], None] | None = None
+    parts: Mapping[str, Loss] = field(default_factory=dict)
 
     def compute(self, logprobs: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         """The loss sum, float[]."""
         return self.evaluate(logprobs, inputs)[0]
+
+    def check_material(self, datums: Sequence[Datum]) -> None:
+        """That no part of it would be a constant on all of what is to be learned.
+
+        Raises:
+            TrainingError: one would.
+        """
+        for part in self.parts.values() or (self,):
+            if part.check is not None:
+                part.check(datums)
 
     def evaluate(self, logprobs: torch.Tensor, inputs: Inputs) -> tuple[torch.Tensor, Measures]:
         """The loss sum and what it reports."""

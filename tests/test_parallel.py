@@ -1,0 +1,58 @@
+"""Two processes that train one adapter give what one process gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import several_processes
+import tiny_models
+
+
+def launched(model: Path, folder: Path) -> list[dict[str, Any]]:
+    """What two gloo processes found, by `accelerate launch`."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        # `--cpu` would start one: it leaves several to MPI. The processes themselves ask for gloo.
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", str(port), several_processes.__file__, str(model), str(folder),
+    ]  # fmt: skip
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads((folder / f"process_{number}.json").read_text()) for number in (0, 1)]
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    model = tiny_models.build("qwen2", tmp_path / "model")
+    alone = several_processes.made_of(model)
+    wanted = several_processes.run(alone, tmp_path / "alone")
+    left, right = launched(model, tmp_path / "two")
+    assert left["count"] == right["count"] == 2
+    assert len(wanted.losses) == 12
+    assert left["whole"]["losses"] == pytest.approx(wanted.losses, rel=2e-5)
+    assert left["whole"]["figures"] == pytest.approx(wanted.figures, rel=2e-5)
+    # And both have the same, to the bit.
+    assert left == right
+    assert left["failure"][0] == "EmptyLessonError"
+    # Stopped because one of them wished so, and gone on with: as undisturbed.
+    assert left["first"]["ended"] == "stopped" and len(left["first"]["losses"]) == 5
+    assert left["first"]["losses"] + left["rest"]["losses"] == left["whole"]["losses"]
+    assert left["rest"]["weights"] == left["whole"]["weights"]
+    assert [path.name for path in sorted((tmp_path / "two" / "parts").glob("step_*"))] == [
+        "step_000012"
+    ]
