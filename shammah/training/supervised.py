@@ -40,6 +40,9 @@ GROUP_TOKENS = 1024
 LOOK_EVERY = 3
 """Steps between two looks at what was lost, once all is learned."""
 
+RECOVERY = 12
+"""Steps without anything more right that it goes on for, once all is learned and something lost."""
+
 STEP = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
 PROGRESS = ("epoch", "epochs", "step", "steps", "batch", "batches", "learned", "seconds_left")
 
@@ -253,7 +256,7 @@ class _Run:
                     if all(self.learned) and not self.lost:
                         return
                 self._note_progress()
-                if self._stuck() and not await self._recovers():
+                if self._stuck():
                     return
                 if self.step % self.settings.checkpoint_every == 0:
                     await self._save()
@@ -338,8 +341,11 @@ class _Run:
             self.most_learned, self.progress_step = sum(self.learned) + kept, self.step
 
     def _stuck(self) -> bool:
-        """Whether going on would only wear out what is there: nothing new is learned any more."""
+        """Whether going on would only wear out what is there: nothing new is learned any more, and
+        what was lost does not come back."""
         patience = self.settings.patience
+        if all(self.learned):
+            patience = min(patience, RECOVERY)
         return self.settings.stop_when_learned and 0 < patience <= self.step - self.progress_step
 
     @property
@@ -397,12 +403,6 @@ class _Run:
             pairs = zip(self.right_before, found, strict=True)
             self.lost = sum(before and not now for before, now in pairs)
             self.looked_step = self.step
-
-    async def _recovers(self) -> bool:
-        """Whether to go on, although nothing new is learned, because something is lost that may
-        come back: for as long again at most."""
-        await self._look_at_kept()
-        return self.lost > 0 and self.step - self.progress_step < 2 * self.settings.patience
 
     def _result(self, *, stopped: bool) -> SupervisedResult:
         return SupervisedResult(
