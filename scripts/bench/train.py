@@ -139,12 +139,12 @@ def _needed_gflop(examples: list[Example]) -> float:
     return 4 * (24 * layer * tokens + 896 * 151936 * labels) / 1e9
 
 
-def _texts(rows: int) -> list[tuple[str, str]]:
+def texts(rows: int) -> list[tuple[str, str]]:
     lines = (shapes.SHARED / "gsm8k" / "train.jsonl").read_text().splitlines()[:rows]
     return [(row["question"] + "\n", row["answer"]) for row in map(json.loads, lines)]
 
 
-def _tokenizer() -> Any:
+def tokenizer_of() -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(shapes.qwen_half_billion())
@@ -152,9 +152,9 @@ def _tokenizer() -> Any:
 
 def _examples(rows: int) -> list[Example]:
     """Question and answer with the end token after it."""
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_of()
     examples = []
-    for question, answer in _texts(rows):
+    for question, answer in texts(rows):
         prompt = tokenizer(question)["input_ids"]
         ids = prompt + tokenizer(answer)["input_ids"] + [tokenizer.eos_token_id]
         examples.append((ids, len(prompt)))
@@ -199,14 +199,14 @@ def shammah_seconds(examples: list[Example]) -> float:
     return asyncio.run(run())
 
 
-def _hub_model() -> Any:
+def hub_model() -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(shapes.qwen_half_billion(), dtype=torch.bfloat16)
 
 
-def _lora_config() -> Any:
+def lora_config() -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -219,7 +219,7 @@ def peft_seconds(examples: list[Example]) -> float:
     import torch
     from peft import get_peft_model
 
-    model = get_peft_model(_hub_model(), _lora_config())
+    model = get_peft_model(hub_model(), lora_config())
     model.train()
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -298,11 +298,11 @@ def trl_seconds(examples: list[Example], **options: Any) -> float:
             **options,
         )
         trainer = InOrder(
-            model=_hub_model(),
+            model=hub_model(),
             args=arguments,
             train_dataset=data,
-            processing_class=_tokenizer(),
-            peft_config=_lora_config(),
+            processing_class=tokenizer_of(),
+            peft_config=lora_config(),
             callbacks=[clock],
         )
         trainer.train()

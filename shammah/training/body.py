@@ -127,6 +127,20 @@ class Body:
             more[0][0] if more else None,
         )
 
+    def hidden(self, examples: Sequence[Datum], positions: Sequence[Any]) -> torch.Tensor:
+        """Final hidden states [n, H] at the positions of the examples, one example after the other;
+        with gradients where they are enabled."""
+        rows = [example.model_input.tokens for example in examples]
+        chosen = [torch.from_numpy(where).to(self.device) for where in positions]
+        if self.packed:
+            states = torch.split(self._hidden(rows)[0], [len(row) for row in rows])
+        else:
+            alone = [torch.tensor([row], device=self.device) for row in rows]
+            states = tuple(
+                self.model.base_model(input_ids=ids, use_cache=False)[0][0] for ids in alone
+            )
+        return torch.cat([state[where] for state, where in zip(states, chosen, strict=True)])
+
     def remember(self, examples: Iterable[Datum]) -> None:
         """Compute what the layers below the adapter say about these examples, once: passes over
         them begin above those layers from now on. Where the model cannot be divided so, or there is
@@ -193,13 +207,12 @@ class Body:
 
     def _logits(self, examples: Sequence[Datum], positions: Sequence[Any]) -> torch.Tensor:
         """Logits [n, V] at the positions of the examples, one example after the other."""
+        if self.packed:
+            picked = self.hidden(examples, positions)
+            logits: torch.Tensor = self.model.get_output_embeddings()(picked)
+            return logits
         rows = [example.model_input.tokens for example in examples]
         chosen = [torch.from_numpy(where).to(self.device) for where in positions]
-        if self.packed:
-            states = torch.split(self._hidden(rows)[0], [len(row) for row in rows])
-            picked = [state[where] for state, where in zip(states, chosen, strict=True)]
-            logits: torch.Tensor = self.model.get_output_embeddings()(torch.cat(picked))
-            return logits
         alone = [torch.tensor([row], device=self.device) for row in rows]
         return torch.cat(
             [

@@ -330,12 +330,15 @@ class LocalTrainingClient:
         self, group: Sequence[Datum], others: Sequence[Pairs] | None = None, shares: bool = False
     ) -> Targets:
         """Run the examples of a pack."""
+        self._begin_pack(group)
+        return self.body.targets(group, others, shares=shares)
+
+    def _begin_pack(self, group: Sequence[Datum]) -> None:
         self.layers.workspace.reset()
         # An example that is longer than the budget would take more memory than it stands for:
         # as many blocks keep their inner part as fit, the others compute it twice.
         tokens = sum(len(example.model_input) for example in group)
         self.layers.keeping = self.layers.blocks * self.micro_batch_tokens // max(1, tokens)
-        return self.body.targets(group, others, shares=shares)
 
     def _gradients(self, weight: float) -> Gradients:
         parameters = self.lora.named_parameters()

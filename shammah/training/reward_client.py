@@ -1,0 +1,181 @@
+"""The local training client with a scalar head: it scores positions instead of telling targets.
+
+The head is one vector on the model's last hidden states, trained together with the adapter. So a
+datum's `logprobs` are scores here, at its weighted positions, float32; what `target_tokens` holds
+is not looked at. `reward_bradley_terry` takes scores as it takes log-probabilities, and so does a
+custom loss. The head begins at zero: every score is 0 then. Knows nothing about conversations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shammah.errors import AdapterInvalidError, EmptyLessonError, TrainingError
+from shammah.files import write_atomic
+from shammah.ports.datum import Datum
+from shammah.settings import LoraSettings, TrainingSettings
+from shammah.training.body import Pairs, Targets
+from shammah.training.failures import check, failures
+from shammah.training.local_client import LocalTrainingClient
+from shammah.training.optimizer import AdamW
+from shammah.training.packing import pack
+
+if TYPE_CHECKING:
+    from shammah.models.load import BaseModel as Base
+
+HEAD = "score.weight"
+_STATE = "score.safetensors"
+
+
+class HeadRecord(BaseModel):
+    """What lies beside a head's weights: what it was trained on, and with which adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    rank: int
+    alpha: float
+    rslora: bool
+    target_modules: list[str]
+
+
+def head_file(adapter: Path) -> Path:
+    """Where the head of an adapter file lies: beside it, under its name with `score_` before."""
+    return adapter.with_name(f"score_{adapter.name}")
+
+
+class RewardTrainingClient(LocalTrainingClient):
+    """A `TrainingClient` that scores."""
+
+    def __init__(
+        self,
+        base: Base,
+        lora: LoraSettings,
+        training: TrainingSettings,
+        parent: Path | None = None,
+        *,
+        parent_scaling: float | None = None,
+    ) -> None:
+        """
+        Args:
+            parent: adapter file to start from; its head is not read (`load_head`).
+        """
+        super().__init__(base, lora, training, parent, parent_scaling=parent_scaling)
+        width = int(base.model.get_input_embeddings().weight.shape[1])
+        self.head = torch.nn.Parameter(torch.zeros(width, device=self.body.device))
+        """float32[H]."""
+        self._optimizer = AdamW({**self.lora.named_parameters(), HEAD: self.head})
+
+    def scores(self, datums: Sequence[Datum]) -> NDArray[np.float32]:
+        """The score at the last weighted position of each datum, float32[n].
+
+        Raises:
+            EmptyLessonError: a datum has no weight above zero.
+            TrainingError: it is of another model, or computing fails.
+        """
+        check(datums, self._vocabulary)
+        found = np.zeros(len(datums), dtype=np.float32)
+        with failures(), torch.no_grad():
+            for members in pack(
+                [len(each.model_input) for each in datums], self.micro_batch_tokens
+            ):
+                targets = self._targets([datums[index] for index in members])
+                ends = np.cumsum([len(places) for places in targets.places]) - 1
+                found[members] = targets.logprobs.cpu().numpy()[ends]
+        return found
+
+    async def save_state(self, folder: Path) -> None:
+        """See `TrainingClient.save_state`."""
+        await super().save_state(folder)
+        self._save_head(folder / _STATE)
+
+    async def load_state(self, folder: Path) -> None:
+        """See `TrainingClient.load_state`."""
+        await super().load_state(folder)
+        self._load_head(folder / _STATE)
+
+    async def save_weights(self, path: Path) -> None:
+        """Write the adapter, and the head beside it (`head_file`)."""
+        await super().save_weights(path)
+        self._save_head(head_file(path))
+
+    def load_head(self, adapter: Path) -> None:
+        """Take the head that `save_weights` wrote beside an adapter file.
+
+        Raises:
+            AdapterInvalidError: there is none, or it is of another model.
+        """
+        self._load_head(head_file(adapter))
+
+    def _targets(
+        self, group: Sequence[Datum], others: Sequence[Pairs] | None = None, shares: bool = False
+    ) -> Targets:
+        if others is not None:
+            raise TrainingError("A scalar head knows no tokens to choose among.")
+        self._begin_pack(group)
+        rows = [each.loss_fn_inputs["weights"].data.astype(np.float32) for each in group]
+        places = tuple(np.flatnonzero(row) for row in rows)
+        if not all(len(each) for each in places):
+            raise EmptyLessonError("An example has no position with a weight above zero.")
+        hidden = self.body.hidden(group, places)
+        scores = hidden.float() @ self.head
+        weights = np.concatenate([row[where] for row, where in zip(rows, places, strict=True)])
+        return Targets(
+            scores,
+            torch.zeros(len(scores), dtype=torch.bool, device=scores.device),
+            torch.from_numpy(weights).to(scores.device),
+            places,
+        )
+
+    def _save_head(self, path: Path) -> None:
+        from safetensors.torch import save
+
+        lora = self.lora
+        record = HeadRecord(
+            fingerprint=self.base.fingerprint,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            rslora=lora.rslora,
+            target_modules=list(lora.target_modules),
+        )
+        tensors = {HEAD: self.head.detach().cpu().contiguous()}
+        write_atomic(path, save(tensors, {"head": record.model_dump_json()}))
+
+    def _load_head(self, path: Path) -> None:
+        record, head = read_head(path)
+        if record.fingerprint != self.base.fingerprint or head.shape != self.head.shape:
+            raise AdapterInvalidError(
+                f"The head {path} is of another model.", hint="Load the model it was trained on."
+            )
+        with torch.no_grad():
+            self.head.copy_(head)
+
+
+def read_head(path: Path) -> tuple[HeadRecord, torch.Tensor]:
+    """A head's file: what it is of, and its weights float32[H].
+
+    Raises:
+        AdapterInvalidError: it is not there, or is no head.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as opened:
+            record = HeadRecord.model_validate(json.loads((opened.metadata() or {})["head"]))
+            head = opened.get_tensor(HEAD)
+    except (OSError, SafetensorError, KeyError, ValueError, ValidationError) as error:
+        raise AdapterInvalidError(
+            f"{path} is not the head of a reward model.",
+            hint="It is written beside the adapter, and has to lie there.",
+        ) from error
+    if head.dtype != torch.float32 or head.ndim != 1 or not bool(torch.isfinite(head).all()):
+        raise AdapterInvalidError(f"{path} holds no finite float32 vector.")
+    return record, head

@@ -1,0 +1,216 @@
+"""Reward models: a scalar head, and the model's own comparison; right on pairs they never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from safetensors.torch import load_file
+
+from shammah.datasets.formatters.base import ChatExample
+from shammah.errors import AdapterInvalidError, TrainingError
+from shammah.messages import assistant, user
+from shammah.models.anchors import read_anchors
+from shammah.models.load import BaseModel, load_base_model
+from shammah.ports.training_client import AdamParams
+from shammah.renderers.registry import renderer_for
+from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
+from shammah.training.comparison import comparison_of, judged, summary
+from shammah.training.local_client import LocalTrainingClient
+from shammah.training.loops.engine import LoopResult, run_loop
+from shammah.training.loops.reward import ComparisonMethod, RewardMethod
+from shammah.training.loops.settings import LoopSettings
+from shammah.training.reward_client import RewardTrainingClient, head_file
+from shammah.training.reward_model import RewardModel, score_datum, scored_pairs
+
+EMBEDDED = Path(tiny_models.__file__).parents[1] / "shammah" / "models" / "embedded"
+
+
+def damaged(count: int) -> list[ChatExample]:
+    """Questions of the corpus with their answer, rather than with that answer cut short or with its
+    words in another order."""
+    random = np.random.default_rng(0)
+    anchors = [each for each in read_anchors(EMBEDDED) if 25 < len(each.answer) < 110]
+    found = []
+    for index in random.permutation(len(anchors)):
+        query, answer = anchors[index].query, anchors[index].answer
+        said = answer.split(" ")
+        if len(found) % 2:
+            said = said[: max(1, round(len(said) * random.uniform(0.3, 0.8)))]
+        else:
+            random.shuffle(said)
+        if " ".join(said) != answer:
+            worse = (user(query), assistant(" ".join(said)))
+            found.append(ChatExample((user(query), assistant(answer)), worse))
+    return found[:count]
+
+
+def words(count: int) -> list[ChatExample]:
+    random = np.random.default_rng(2)
+
+    def text() -> str:
+        return "".join(chr(97 + letter) for letter in random.integers(0, 26, 8))
+
+    return [
+        ChatExample((user(asked), assistant(text())), (user(asked), assistant(text())))
+        for asked in (text() for _ in range(count))
+    ]
+
+
+def tiny(folder: Path, **changes: Any) -> RewardTrainingClient:
+    path = tiny_models.build("qwen2", folder)
+    base = load_base_model(ModelSettings(name=str(path), device="cpu", dtype="fp32"))
+    lora = LoraSettings(rank=4, layers=1.0, **changes)
+    return RewardTrainingClient(base, lora, TrainingSettings(micro_batch_tokens=96))
+
+
+def renderer_of(base: BaseModel) -> Any:
+    return renderer_for(base.tokenizer, base.stop_tokens)
+
+
+async def test_held_out_pairs_of_the_corpus(embedded_model: BaseModel, tmp_path: Path) -> None:
+    renderer = renderer_of(embedded_model)
+    examples = damaged(220)
+    pairs = scored_pairs(examples, renderer)
+    client = RewardTrainingClient(embedded_model, LoraSettings(), TrainingSettings())
+    held_out = examples[140:]
+    try:
+        result = await run_loop(
+            client,
+            RewardMethod(pairs[:140], pairs[140:], batch_size=16),
+            LoopSettings(learning_rate=2e-3, epochs=2),
+        )
+        await client.save_weights(tmp_path / "reward.safetensors")
+        mine = RewardModel(client, renderer).score([each.messages for each in held_out])
+    finally:
+        client.close()
+    assert result.before["accuracy"] == 0 and result.before["loss"] == pytest.approx(np.log(2))
+    assert result.figures["accuracy"] > 0.8
+    loaded = RewardModel.load(embedded_model, renderer, tmp_path / "reward.safetensors")
+    try:
+        chosen = loaded.score([each.messages for each in held_out])
+        rejected = loaded.score([each.rejected or () for each in held_out])
+    finally:
+        loaded.close()
+    assert chosen.dtype == np.float32 and chosen.shape == (80,)
+    np.testing.assert_allclose(chosen, mine, rtol=1e-4, atol=1e-4)
+    assert (chosen > rejected).mean() == pytest.approx(result.figures["accuracy"], abs=0.02)
+
+
+async def test_scores_and_gradients_are_those_of_plain_torch(tmp_path: Path) -> None:
+    client = tiny(tmp_path / "model")
+    renderer = renderer_of(client.base)
+    examples = words(3)
+    method = RewardMethod(scored_pairs(examples, renderer), batch_size=3)
+    for number in range(2):
+        await method.step(client, number)
+        await client.optim_step(AdamParams(learning_rate=0.02))
+    pairs = [(each.messages, each.rejected or ()) for each in examples]
+    datums = [score_datum(each, renderer) for pair in pairs for each in pair]
+    found = await method.step(client, 2)
+    grads = {"head": client.head.grad, **{n: p.grad for n, p in parameters(client).items()}}
+    grads = {name: None if g is None else g / 3 for name, g in grads.items()}
+    scores = client.scores(datums)
+    with client.body.own_attention():
+        client.head.grad = None
+        states = [
+            client.base.model.base_model(input_ids=torch.tensor([each.model_input.tokens]))[0]
+            for each in datums
+        ]
+    plain = torch.stack([state[0, -1] @ client.head for state in states])
+    np.testing.assert_allclose(scores, plain.detach().numpy(), rtol=1e-4, atol=1e-5)
+    loss = -torch.nn.functional.logsigmoid(plain[0::2] - plain[1::2]).mean()
+    assert found.loss == pytest.approx(float(loss.detach()), rel=1e-5)
+    wanted = torch.autograd.grad(loss, [client.head, *parameters(client).values()])
+    for (name, given), each in zip(grads.items(), wanted, strict=True):
+        assert given is not None, name
+        torch.testing.assert_close(given, each, rtol=1e-3, atol=1e-7)
+
+
+def parameters(client: RewardTrainingClient) -> dict[str, torch.nn.Parameter]:
+    return client.lora.named_parameters()
+
+
+async def run(model: Path, folder: Path | None, stop_after: int | None = None) -> LoopResult:
+    looks = 0
+
+    def should_stop() -> bool:
+        nonlocal looks
+        looks += 1
+        return stop_after is not None and looks > stop_after
+
+    client = tiny(model, dropout=0.1)
+    pairs = scored_pairs(words(9), renderer_of(client.base))
+    return await run_loop(
+        client,
+        RewardMethod(pairs[:6], pairs[6:], batch_size=2, loss="reward_bradley_terry:center=0.01"),
+        LoopSettings(learning_rate=1e-2, epochs=3, evaluate_every=4),
+        folder=folder,
+        should_stop=should_stop,
+    )
+
+
+async def test_stopping_and_going_on_changes_nothing(tmp_path: Path) -> None:
+    whole = await run(tmp_path / "model", None)
+    first = await run(tmp_path / "model", tmp_path / "state", 5)
+    second = await run(tmp_path / "model", tmp_path / "state")
+    assert whole.steps == 9 and first.steps == 5
+    assert first.losses + second.losses == whole.losses
+    assert second.figures == whole.figures
+
+
+async def test_what_is_no_reward_model_is_refused(tmp_path: Path) -> None:
+    client = tiny(tmp_path / "model")
+    renderer = renderer_of(client.base)
+    pairs = scored_pairs(words(2), renderer)
+    with pytest.raises(TrainingError, match="no loss of scores"):
+        RewardMethod(pairs, loss="dpo")
+    saved = tmp_path / "reward.safetensors"
+    await client.save_weights(saved)
+    assert load_file(head_file(saved)).keys() == {"score.weight"}
+    client.close()
+    plain = LocalTrainingClient(client.base, LoraSettings(rank=4), TrainingSettings())
+    with pytest.raises(TrainingError, match="scalar head"):
+        await RewardMethod(pairs).step(plain, 0)
+    plain.close()
+    other = load_base_model(
+        ModelSettings(
+            name=str(tiny_models.build("qwen2", tmp_path / "other", seed=1)),
+            device="cpu",
+            dtype="fp32",
+        )
+    )
+    with pytest.raises(AdapterInvalidError, match="another base model"):
+        RewardModel.load(other, renderer, saved)
+    head_file(saved).unlink()
+    with pytest.raises(AdapterInvalidError, match="not the head"):
+        RewardModel.load(client.base, renderer, saved)
+
+
+async def test_comparison_in_both_orders(tmp_path: Path) -> None:
+    path = tiny_models.build("qwen2", tmp_path / "model")
+    base = load_base_model(ModelSettings(name=str(path), device="cpu", dtype="fp32"))
+    client = LocalTrainingClient(base, LoraSettings(rank=8, layers=1.0), TrainingSettings())
+    renderer = renderer_of(base)
+    examples = words(4)
+    swapped = [ChatExample(each.rejected or (), each.messages) for each in examples]
+    one = await judged(client, [comparison_of(each, renderer) for each in examples])
+    other = await judged(client, [comparison_of(each, renderer) for each in swapped])
+    for left, right in zip(one, other, strict=True):
+        assert left.margin == pytest.approx(-right.margin, abs=1e-4)
+        assert left.position_bias == pytest.approx(right.position_bias, abs=1e-4)
+        assert left.probability == pytest.approx(1 - right.probability, abs=1e-4)
+    comparisons = [comparison_of(each, renderer) for each in examples]
+    result = await run_loop(
+        client,
+        ComparisonMethod(comparisons, comparisons, batch_size=4),
+        LoopSettings(learning_rate=1e-2, epochs=60),
+    )
+    assert result.figures["loss"] < result.before["loss"]
+    assert result.figures["accuracy"] == 1 and result.figures["agreement"] == 1
+    assert abs(result.figures["position_bias"]) < result.figures["margin"]
+    assert (summary(one)["accuracy"] + summary(other)["accuracy"]) == 1
