@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from shammah.errors import GenerationError
-from shammah.generation.decoding import Drawn, TokenDecoder
+from shammah.generation.decoding import Drawn, TokenDecoder, token_logprobs
 from shammah.generation.lora import AdapterState
 from shammah.generation.sampling import Sampler
 
@@ -46,16 +47,20 @@ class RowBatch:
     Args:
         decoder: what runs the model.
         state: the adapter.
+        logprobs: whether the tokens' log-probabilities are wanted.
 
     Raises:
         GenerationError: the model's rows cannot be of different lengths.
     """
 
-    def __init__(self, decoder: TokenDecoder, state: AdapterState) -> None:
+    def __init__(
+        self, decoder: TokenDecoder, state: AdapterState, *, logprobs: bool = False
+    ) -> None:
         if not decoder.uneven:
             raise GenerationError("This model answers one prompt at a time.")
         self._decoder = decoder
         self._state = state
+        self._logprobs = logprobs
         self._rows: dict[int, _Row] = {}
         self._joined: tuple[int, ...] = ()
         """The rows that `_cache` holds, in its order."""
@@ -87,10 +92,26 @@ class RowBatch:
             limit: tokens at most, at least 1.
             stop_tokens: tokens that end it.
         """
+        return self.add_group(number, prompt, [sampler], limit=limit, stop_tokens=stop_tokens)[0]
+
+    def add_group(
+        self,
+        first: int,
+        prompt: Sequence[int],
+        samplers: Sequence[Sampler],
+        *,
+        limit: int,
+        stop_tokens: Collection[int],
+    ) -> list[Drawn]:
+        """Rows `first`, `first + 1`, ... after one prompt, read once; the rest as in `add`."""
         logits, cache = self._decoder.read(prompt, self._state)
-        row = _Row(number, sampler, limit, frozenset(stop_tokens), cache, 0, len(prompt))
-        self._rows[number] = row
-        return self._draw(row, logits)
+        stops = frozenset(stop_tokens)
+        rows = [
+            _Row(first + at, sampler, limit, stops, cache, 0, len(prompt))
+            for at, sampler in enumerate(samplers)
+        ]
+        self._rows.update((row.number, row) for row in rows)
+        return self._drawn(rows, logits.expand(len(rows), -1))
 
     def step(self) -> list[Drawn]:
         """The next token of each row that goes on, in the order in which they came."""
@@ -103,23 +124,30 @@ class RowBatch:
         logits = self._decoder.forward(
             [[row.last] for row in rows], self._cache, self._state, lengths=lengths
         )
-        found = []
-        for row, scores in zip(rows, logits, strict=True):
+        for row in rows:
             row.length += 1
-            found.append(self._draw(row, scores))
-        return found
+        return self._drawn(rows, logits)
 
     def end(self, number: int) -> None:
         """Take a row out, for a reason of the caller's."""
         self._rows.pop(number, None)
 
-    def _draw(self, row: _Row, logits: Tensor) -> Drawn:
-        row.last = row.sampler.draw(logits)
-        row.drawn += 1
-        ended = row.last in row.stop_tokens
-        if ended or row.drawn == row.limit:
-            del self._rows[row.number]
-        return Drawn(row.number, row.last, float("nan"), ended)
+    def _drawn(self, rows: Sequence[_Row], logits: Tensor) -> list[Drawn]:
+        """The next token of each row, from logits [rows, vocabulary]."""
+        tokens = [row.sampler.draw(scores) for row, scores in zip(rows, logits, strict=True)]
+        if self._logprobs:
+            values = token_logprobs(logits, torch.tensor(tokens)).tolist()
+        else:
+            values = [float("nan")] * len(rows)
+        found = []
+        for row, token, value in zip(rows, tokens, values, strict=True):
+            row.last = token
+            row.drawn += 1
+            ended = token in row.stop_tokens
+            if ended or row.drawn == row.limit:
+                del self._rows[row.number]
+            found.append(Drawn(row.number, token, value, ended))
+        return found
 
     def _join(self) -> None:
         """Have one cache hold exactly the rows that go on, and no more padding than they need."""

@@ -163,8 +163,24 @@ class TokenDecoder:
             part = tokens[start : min(start + size, len(tokens) - 1)]
             logits = self.forward([part], cache, state, all=True)[0]
             next_tokens = torch.tensor(tokens[start + 1 : start + 1 + len(part)])
-            found[start + 1 : start + 1 + len(part)] = _logprobs(logits, next_tokens)
+            found[start + 1 : start + 1 + len(part)] = token_logprobs(logits, next_tokens)
         return found
+
+    def top_logprobs(
+        self, tokens: Sequence[int], state: AdapterState, k: int, stopped: Callable[[], bool]
+    ) -> tuple[Tensor, Tensor] | None:
+        """The k likeliest tokens after each token, int64[T, k], and their log-probabilities,
+        float32[T, k], on the CPU; None where it is stopped."""
+        parts: list[tuple[Tensor, Tensor]] = []
+        cache = new_cache(self._config)
+        size = min(CHUNK, self.positions)
+        for start in range(0, len(tokens), size):
+            if stopped():
+                return None
+            scores = self.forward([tokens[start : start + size]], cache, state, all=True)[0].float()
+            highest, found = scores.topk(k, -1)
+            parts.append((found.cpu(), (highest - scores.logsumexp(-1, keepdim=True)).cpu()))
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def logprobs_batch(self, rows: Sequence[Sequence[int]], state: AdapterState) -> list[Tensor]:
         """What `logprobs` gives for each of several rows, each of two tokens at least, by one
@@ -177,7 +193,7 @@ class TokenDecoder:
         found = []
         for row, scores in zip(rows, logits, strict=True):
             values = torch.full((len(row),), float("nan"))
-            values[1:] = _logprobs(scores[: len(row) - 1], torch.tensor(row[1:]))
+            values[1:] = token_logprobs(scores[: len(row) - 1], torch.tensor(row[1:]))
             found.append(values)
         return found
 
@@ -305,7 +321,7 @@ class TokenRun:
             self._samplers[row].draw(scores) for row, scores in zip(rows, logits, strict=True)
         ]
         if self._logprobs:
-            logprobs = _logprobs(logits, torch.tensor(tokens)).tolist()
+            logprobs = token_logprobs(logits, torch.tensor(tokens)).tolist()
         else:
             logprobs = [float("nan")] * len(rows)
         return [
@@ -322,7 +338,7 @@ def _pads(config: Any) -> bool:
     return all(each.get("rope_type") not in ("dynamic", "longrope") for each in sets)
 
 
-def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Of a token in each row of logits [n, vocabulary], float32[n] on the CPU."""
     scores = logits.float()
     own = scores.gather(-1, tokens.to(scores.device)[:, None])[:, 0]

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from shammah.errors import SamplingError, ShammahError
-from shammah.generation.decoding import TokenDecoder
+from shammah.generation.batched import RowBatch
+from shammah.generation.decoding import Drawn, TokenDecoder
 from shammah.generation.lora import AdaptableModel, AdapterState, Weights
 from shammah.generation.params import GenerationParams
 from shammah.generation.sampling import Sampler
@@ -42,6 +43,9 @@ PADDED = 1.2
 T = TypeVar("T")
 Step = list[tuple[int, SampledToken, bool]]
 """Of each row that goes on: its number, its token, and whether that is a stop token."""
+
+Request = tuple[ModelInput, SamplingParams, int]
+"""A prompt, how to draw, and how many samples."""
 
 _ENDS: dict[str, StopReason] = {"end": "stop", "length": "length"}
 
@@ -92,12 +96,72 @@ class TokenSampling:
                     rows[row].append(token)
                     reasons[row] = token.stop_reason
                     stops[row] = token.token if ended else None
+            return tuple(map(_sample, rows, reasons, stops))
+
+    def sample_batch(
+        self,
+        requests: Sequence[Request],
+        state: AdapterState,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> tuple[tuple[TokensWithLogprobs, ...], ...]:
+        """What `sample` gives for each request; all are decoded together where the model can."""
+        if len(requests) < 2 or not self._decoder.uneven:
             return tuple(
-                TokensWithLogprobs(
-                    tuple(one.token for one in row), tuple(one.logprob for one in row), reason, stop
-                )
-                for row, reason, stop in zip(rows, map(_finished, reasons), stops, strict=True)
+                self.sample(prompt, params, state, n, stopped) for prompt, params, n in requests
             )
+        with failures():
+            return self._together(requests, state, stopped)
+
+    def _together(
+        self, requests: Sequence[Request], state: AdapterState, stopped: Callable[[], bool]
+    ) -> tuple[tuple[TokensWithLogprobs, ...], ...]:
+        batch = RowBatch(self._decoder, state, logprobs=True)
+        total = sum(n for _, _, n in requests)
+        rows: list[list[SampledToken]] = [[] for _ in range(total)]
+        stops: list[int | None] = [None] * total
+        reasons: list[StopReason | None] = [None] * total
+        ends: list[Callable[[int], bool]] = []
+
+        def take(drawn: Sequence[Drawn]) -> None:
+            for one in drawn:
+                row = one.row
+                rows[row].append(SampledToken(one.token, one.logprob))
+                if one.ended:
+                    reasons[row], stops[row] = "stop", one.token
+                elif ends[row](one.token):
+                    reasons[row] = "stop"
+                    batch.end(row)
+                elif row not in batch:
+                    reasons[row] = "length"
+
+        # What cannot be sampled is told before anything is computed.
+        rooms = [self._sampled_room(prompt.tokens, n) for prompt, _, n in requests]
+        firsts = []
+        for (prompt, params, n), room in zip(requests, rooms, strict=True):
+            firsts.append(len(ends))
+            ends += [self._stop_texts(params.stop_texts) for _ in range(n)]
+            self._check(stopped)
+            take(
+                batch.add_group(
+                    firsts[-1],
+                    prompt.tokens,
+                    _samplers(prompt.tokens, params, n),
+                    limit=min(params.max_tokens, room),
+                    stop_tokens=params.stop_tokens,
+                )
+            )
+        while len(batch):
+            self._check(stopped)
+            take(batch.step())
+        samples = list(map(_sample, rows, reasons, stops))
+        return tuple(
+            tuple(samples[first : first + n])
+            for first, (_, _, n) in zip(firsts, requests, strict=True)
+        )
+
+    def _check(self, stopped: Callable[[], bool]) -> None:
+        if self._closed() or stopped():
+            raise SamplingError("it was stopped before the end.", backend=BACKEND)
 
     def steps(
         self,
@@ -108,25 +172,12 @@ class TokenSampling:
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[Step]:
         """The tokens of n continuations as they are drawn."""
-        if n < 1:
-            raise SamplingError(f"{n} samples were asked for.", backend=BACKEND)
         tokens = prompt.tokens
-        room = self._room(tokens)
-        if room < 1:
-            raise SamplingError(
-                f"the prompt takes {len(tokens)} tokens and the model reads "
-                f"{self._base.context_length} altogether.",
-                backend=BACKEND,
-                hint="Shorten the prompt.",
-            )
-        drawing = GenerationParams(
-            temperature=params.temperature, top_p=params.top_p, top_k=params.top_k
-        )
-        seed = _seed(params)
+        room = self._sampled_room(tokens, n)
         run = self._decoder.start(
             tokens,
             state,
-            *(Sampler(drawing, tokens, row_seed(seed, row)) for row in range(n)),
+            *_samplers(tokens, params, n),
             limit=min(params.max_tokens, room),
             stop_tokens=params.stop_tokens,
             stopped=lambda: self._closed() or stopped(),
@@ -193,6 +244,40 @@ class TokenSampling:
                 whole = size
         return groups
 
+    def top_logprobs(
+        self,
+        model_input: ModelInput,
+        k: int,
+        state: AdapterState,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See `TopLogprobs.compute_top_logprobs`."""
+        with failures():
+            tokens = self._readable(model_input)
+            size = self._base.model.get_output_embeddings().weight.shape[0]
+            if not 1 <= k <= size:
+                raise SamplingError(f"there are {size} tokens, and {k} asked for.", backend=BACKEND)
+            found = self._decoder.top_logprobs(
+                tokens, state, k, lambda: self._closed() or stopped()
+            )
+            if found is None:
+                raise SamplingError("it was stopped before the end.", backend=BACKEND)
+            return found[0].numpy(), found[1].numpy()
+
+    def _sampled_room(self, tokens: Sequence[int], n: int) -> int:
+        """How many tokens there is room for after a prompt, at least 1."""
+        if n < 1:
+            raise SamplingError(f"{n} samples were asked for.", backend=BACKEND)
+        room = self._room(tokens)
+        if room < 1:
+            raise SamplingError(
+                f"the prompt takes {len(tokens)} tokens and the model reads "
+                f"{self._base.context_length} altogether.",
+                backend=BACKEND,
+                hint="Shorten the prompt.",
+            )
+        return room
+
     def _readable(self, model_input: ModelInput) -> Sequence[int]:
         """The tokens of an input, which must fit the model."""
         tokens = model_input.tokens
@@ -257,6 +342,34 @@ class LocalSamplingClient:
             with failures():
                 return await self._run(
                     lambda: self._sampling.sample(prompt, params, state, n, stopped.is_set)
+                )
+        finally:
+            stopped.set()
+
+    async def sample_batch(
+        self, requests: Sequence[Request]
+    ) -> tuple[tuple[TokensWithLogprobs, ...], ...]:
+        """The port's `sample_batch`: all rows of all requests are one batch."""
+        stopped = threading.Event()
+        state = self._state()
+        try:
+            with failures():
+                return await self._run(
+                    lambda: self._sampling.sample_batch(requests, state, stopped.is_set)
+                )
+        finally:
+            stopped.set()
+
+    async def compute_top_logprobs(
+        self, model_input: ModelInput, k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The port's `compute_top_logprobs`."""
+        stopped = threading.Event()
+        state = self._state()
+        try:
+            with failures():
+                return await self._run(
+                    lambda: self._sampling.top_logprobs(model_input, k, state, stopped.is_set)
                 )
         finally:
             stopped.set()
@@ -360,6 +473,21 @@ def _complete(found: NDArray[np.float32]) -> NDArray[np.float32]:
     if np.isnan(found[1:]).any():
         raise SamplingError("it was stopped, or the model gave no numbers.", backend=BACKEND)
     return found
+
+
+def _sample(
+    row: Sequence[SampledToken], reason: StopReason | None, stop: int | None
+) -> TokensWithLogprobs:
+    tokens, logprobs = tuple(one.token for one in row), tuple(one.logprob for one in row)
+    return TokensWithLogprobs(tokens, logprobs, _finished(reason), stop)
+
+
+def _samplers(tokens: Sequence[int], params: SamplingParams, n: int) -> list[Sampler]:
+    drawing = GenerationParams(
+        temperature=params.temperature, top_p=params.top_p, top_k=params.top_k
+    )
+    seed = _seed(params)
+    return [Sampler(drawing, tokens, row_seed(seed, row)) for row in range(n)]
 
 
 def _seed(params: SamplingParams) -> int:

@@ -132,6 +132,47 @@ class SamplingClient(Protocol):
         ...
 
 
+class Scoring(Protocol):
+    """Something that says how likely it finds tokens: a `SamplingClient`, or less than that."""
+
+    async def compute_logprobs(self, model_input: ModelInput) -> NDArray[np.float32]:
+        """As `SamplingClient.compute_logprobs`."""
+        ...
+
+
+@runtime_checkable
+class BatchSampling(Protocol):
+    """A `SamplingClient` that continues several prompts faster together."""
+
+    async def sample_batch(
+        self, requests: Sequence[tuple[ModelInput, SamplingParams, int]]
+    ) -> tuple[tuple[TokensWithLogprobs, ...], ...]:
+        """What `sample` gives for each (prompt, params, n), in their order. Where a number format
+        rounds by how much is computed together, two tokens that are about equally likely may change
+        places.
+
+        Raises:
+            SamplingError: as there, for any of them.
+        """
+        ...
+
+
+@runtime_checkable
+class TopLogprobs(Protocol):
+    """A `SamplingClient` that tells the likeliest tokens of a whole distribution."""
+
+    async def compute_top_logprobs(
+        self, model_input: ModelInput, k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k likeliest tokens after each of T tokens, likeliest first, int64[T, k], and their
+        log-probabilities, float32[T, k].
+
+        Raises:
+            SamplingError: as `compute_logprobs`, and where k is not in the vocabulary.
+        """
+        ...
+
+
 @runtime_checkable
 class BatchLogprobs(Protocol):
     """A `SamplingClient` that computes the log-probabilities of several inputs faster together."""

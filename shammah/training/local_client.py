@@ -21,7 +21,7 @@ import torch
 from shammah.errors import DivergenceError, IncompatibleStateError, TrainingError
 from shammah.files import private_folder, write_atomic
 from shammah.generation.decoding import TokenDecoder
-from shammah.generation.local_sampling import LocalSamplingClient, TokenSampling
+from shammah.generation.local_sampling import LocalSamplingClient, Run, TokenSampling
 from shammah.generation.lora import AdapterSlot, AdapterState
 from shammah.ports.datum import Datum
 from shammah.ports.training_client import (
@@ -113,6 +113,7 @@ class LocalTrainingClient:
         self._hooks = [*asked, *hooks]
         self._weight = 0.0
         self._sampler: LocalSamplingClient | None = None
+        self._base_sampler: LocalSamplingClient | None = None
         self._random = OwnRandom(self.body.device, training.seed)
 
     def remember(self, datums: Iterable[Datum]) -> None:
@@ -233,16 +234,27 @@ class LocalTrainingClient:
     def sampler(self) -> LocalSamplingClient:
         """See `TrainingClient.sampler`."""
         if self._sampler is None:
-            self._sampler = LocalSamplingClient(
-                # The adapter is in the layers, not in a slot.
-                TokenSampling(self.base, TokenDecoder(self.base, AdapterSlot())),
-                lambda: AdapterState(None, 0, ()),
-                self._sampling,
-            )
+            self._sampler = self._sampling_client(self._sampling)
         return self._sampler
+
+    @property
+    def base_sampler(self) -> LocalSamplingClient:
+        """Samples and log-probabilities of the base model: the same one with its adapter off."""
+        if self._base_sampler is None:
+            self._base_sampler = self._sampling_client(self._base_sampling)
+        return self._base_sampler
+
+    def _sampling_client(self, run: Run) -> LocalSamplingClient:
+        # The adapter is in the layers, not in a slot.
+        sampling = TokenSampling(self.base, TokenDecoder(self.base, AdapterSlot()))
+        return LocalSamplingClient(sampling, lambda: AdapterState(None, 0, ()), run)
 
     async def _sampling(self, work: Callable[[], T]) -> T:
         with self.body.own_attention(), torch.no_grad():
+            return work()
+
+    async def _base_sampling(self, work: Callable[[], T]) -> T:
+        with self.lora.off(), self.body.own_attention(), torch.no_grad():
             return work()
 
     async def info(self) -> ModelInfo:

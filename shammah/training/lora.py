@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,19 @@ class AttachedLora:
             for name, parameter in self.named_parameters().items()
         }
         write_atomic(path, save(tensors, {"format": "pt"}))
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within it the model computes what the base model does. Without gradients alone."""
+        factors = [self.factors(path)[1] for path in self.layers]
+        kept = [b.data for b in factors]
+        for b in factors:
+            b.data = torch.zeros_like(b.data)
+        try:
+            yield
+        finally:
+            for b, data in zip(factors, kept, strict=True):
+                b.data = data
 
     def detach(self) -> None:
         """Take the adapter out: the model is the base model again."""

@@ -3,6 +3,7 @@
     get("dpo")
     get("dpo", beta=0.2, variant="ipo")          get("dpo:beta=0.2,variant=ipo")
     get("0.55 cross_entropy, 0.1 topological")   # composite
+    get("1 ppo(clip_low=0.2,clip_high=0.3), 0.05 kl_divergence")
     register("mine", fn); get("mine"); get(fn)
 
 A loss's parameters are those of the function that makes it, with their types and defaults.
@@ -29,8 +30,12 @@ Spec: TypeAlias = "str | Loss | Function | Mapping[str, object]"
 """A name, a name with parameters behind a colon, weights with names, `{"name": ..., parameters}`, a
 loss, or a function of (logprobs, inputs)."""
 
-_PART = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*?\s*([A-Za-z_]\w*)")
-"""`0.55 cross_entropy`, `0.55*cross_entropy`."""
+_PART = re.compile(
+    r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*?\s*([A-Za-z_]\w*)(?:\(([^()]*)\))?"
+)
+"""`0.55 cross_entropy`, `0.55*cross_entropy`, `0.9 ppo(clip_high=0.3)`."""
+_COMMA = re.compile(r",(?![^(]*\))")
+"""Between parts, not within parentheses."""
 
 _FACTORIES: dict[str, Factory] = {
     "cross_entropy": likelihood.cross_entropy,
@@ -115,13 +120,17 @@ def name_of(spec: Spec) -> str:
 @cache
 def _by_text(text: str) -> Loss:
     if text[:1] in tuple("0123456789.+-"):
-        parts = [_PART.fullmatch(part.strip()) for part in text.split(",")]
+        parts = [_PART.fullmatch(part.strip()) for part in _COMMA.split(text)]
         if None in parts:
             raise TrainingError(
                 f"{text!r} is no mixture of losses.",
                 hint="Write weights and names: 0.9 cross_entropy, 0.1 chirality.",
             )
-        pairs = [(float(part[1]), part[2]) for part in parts if part is not None]
+        pairs = [
+            (float(part[1]), f"{part[2]}:{part[3]}" if part[3] else part[2])
+            for part in parts
+            if part is not None
+        ]
         return composite([name for _, name in pairs], [weight for weight, _ in pairs])
     name, colon, rest = text.partition(":")
     given: dict[str, object] = {}
