@@ -16,8 +16,7 @@
 the log-probabilities are made.
 """
 
-from shammah.training.losses.composite import composite
 from shammah.training.losses.loss import Inputs, Loss, Measures
-from shammah.training.losses.registry import get, names, register
+from shammah.training.losses.registry import composite, get, names, register
 
 __all__ = ["Inputs", "Loss", "Measures", "composite", "get", "names", "register"]

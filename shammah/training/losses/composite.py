@@ -9,40 +9,28 @@ from typing import TYPE_CHECKING
 import torch
 
 from shammah.errors import TrainingError
-from shammah.training.losses.loss import Function, Inputs, Loss, Measures
+from shammah.training.losses.loss import Inputs, Loss, Measures
 
 if TYPE_CHECKING:
     from shammah.ports.datum import Datum
 
 
-def composite(
-    losses: Sequence[str | Loss | Function | Mapping[str, object]],
-    weights: Sequence[float] | None = None,
-) -> Loss:
+def mixed(parts: Mapping[str, Loss], weights: Sequence[float]) -> Loss:
     """`sum_i weights_i loss_i`. What each is by itself, before its weight, is reported under its
     name, and what it reports under `name/`.
 
     Args:
-        losses: as `get` takes them.
-        weights: one for each; 1 where they are not given.
+        weights: one for each part.
 
     Raises:
-        TrainingError: there is none, the numbers differ, a weight is not finite, a loss is there
-            twice, or some take pairs of datums and others groups of another size.
+        TrainingError: there is none, the numbers differ, a weight is not finite, or some take pairs
+            of datums and others groups of another size.
     """
-    from shammah.training.losses.registry import get, name_of
-
-    shares = [1.0] * len(losses) if weights is None else [float(weight) for weight in weights]
-    if not losses or len(shares) != len(losses):
-        raise TrainingError(f"{len(losses)} losses with {len(shares)} weights are no mixture.")
+    shares = [float(weight) for weight in weights]
+    if not parts or len(shares) != len(parts):
+        raise TrainingError(f"{len(parts)} losses with {len(shares)} weights are no mixture.")
     if not all(math.isfinite(share) for share in shares):
         raise TrainingError(f"The weights {shares} are not all finite.")
-    parts: dict[str, Loss] = {}
-    for each in losses:
-        name = name_of(each)
-        if name in parts:
-            raise TrainingError(f"{name} is in the mixture twice.", hint="Add up its weights.")
-        parts[name] = get(each)
     sizes = {part.members for part in parts.values()} - {1}
     if len(sizes) > 1:
         raise TrainingError(
@@ -84,5 +72,5 @@ def composite(
         any(part.structured for part in parts.values()),
         any(part.shares for part in parts.values()),
         check,
-        parts,
+        dict(parts),
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias, cast, get_type_hints
 
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from shammah.errors import TrainingError
 from shammah.training.losses import likelihood, policy, preference, structured
-from shammah.training.losses.composite import composite
+from shammah.training.losses.composite import mixed
 from shammah.training.losses.loss import Function, Loss
 
 Factory: TypeAlias = Callable[..., Loss]
@@ -101,6 +101,25 @@ def get(spec: Spec, **parameters: object) -> Loss:
     if parameters:
         raise TrainingError(f"A loss that is there already takes no {', '.join(parameters)}.")
     return spec if isinstance(spec, Loss) else Loss(spec)
+
+
+def composite(losses: Sequence[Spec], weights: Sequence[float] | None = None) -> Loss:
+    """Several losses of the same datums, mixed; see `mixed`.
+
+    Args:
+        losses: as `get` takes them.
+        weights: one for each; 1 where they are not given.
+
+    Raises:
+        TrainingError: a loss is not known or there twice, or they are no mixture.
+    """
+    parts: dict[str, Loss] = {}
+    for each in losses:
+        name = name_of(each)
+        if name in parts:
+            raise TrainingError(f"{name} is in the mixture twice.", hint="Add up its weights.")
+        parts[name] = get(each)
+    return mixed(parts, [1.0] * len(parts) if weights is None else weights)
 
 
 def names() -> list[str]:
