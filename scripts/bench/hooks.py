@@ -100,12 +100,12 @@ def main() -> None:
     rows: list[Row] = []
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        everywhere = LoraSettings(target_modules="all-linear")
+        everywhere = LoraSettings(target_modules="all-linear", layers=1.0)
         broad = str(wide(Path(folder) / "wide", 4))
         for title, name, lora, size in (
-            ("embedded, mlp", "embedded", LoraSettings(), (16, 40)),
+            ("embedded, mlp", "embedded", LoraSettings(layers=1.0), (16, 40)),
             ("embedded, all-linear", "embedded", everywhere, (16, 40)),
-            ("0.5B wide, mlp", broad, LoraSettings(), (4, 64)),
+            ("0.5B wide, mlp", broad, LoraSettings(layers=1.0), (4, 64)),
             ("0.5B wide, all-linear", broad, everywhere, (4, 64)),
         ):
             base = load_base_model(ModelSettings(name=name, device="cpu"))

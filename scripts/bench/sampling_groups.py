@@ -94,7 +94,7 @@ def shammah_seconds(prompts: list[list[int]], group: int, tokens: int) -> float:
     from shammah.training.local_client import LocalTrainingClient
 
     settings = ModelSettings(name=str(shapes.qwen_half_billion()), dtype="bf16")
-    lora = LoraSettings(rank=RANK, alpha=ALPHA, target_modules=TARGETS)
+    lora = LoraSettings(rank=RANK, alpha=ALPHA, target_modules=TARGETS, layers=1.0)
     client = LocalTrainingClient(load_base_model(settings), lora, TrainingSettings())
 
     async def draw(limit: int) -> float:

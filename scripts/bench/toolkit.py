@@ -57,7 +57,9 @@ def sft(rows: int) -> Work:
 
     examples = train._examples(rows)
     base = load_base_model(ModelSettings(name=str(shapes.qwen_half_billion()), dtype="bf16"))
-    lora = LoraSettings(rank=train.RANK, alpha=train.ALPHA, target_modules=train.TARGETS)
+    lora = LoraSettings(
+        rank=train.RANK, alpha=train.ALPHA, target_modules=train.TARGETS, layers=1.0
+    )
     client = LocalTrainingClient(base, lora, TrainingSettings())
     method = Supervised(
         [

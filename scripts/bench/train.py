@@ -178,7 +178,9 @@ def shammah_seconds(examples: list[Example]) -> float:
 
     base = load_base_model(ModelSettings(name=str(shapes.qwen_half_billion()), dtype="bf16"))
     client = LocalTrainingClient(
-        base, LoraSettings(rank=RANK, alpha=ALPHA, target_modules=TARGETS), TrainingSettings()
+        base,
+        LoraSettings(rank=RANK, alpha=ALPHA, target_modules=TARGETS, layers=1.0),
+        TrainingSettings(),
     )
     batches = [
         [from_tokens(ids, [0.0] * prompt + [1.0] * (len(ids) - prompt)) for ids, prompt in batch]

@@ -307,7 +307,7 @@ async def train(
     wanted = min(len(task.train) - HELD_OUT, task.steps * settings.batch_size)
     examples = list(fitting([task.train[i] for i in order[HELD_OUT:]], renderer, base))[:wanted]
     client = LocalTrainingClient(
-        base, LoraSettings(rank=32, alpha=64, target_modules="all-linear"), settings
+        base, LoraSettings(rank=32, alpha=64, target_modules="all-linear", layers=1.0), settings
     )
     best = BestCheckpoint(folder, "nll_per_token", lower=True)
     events: list[Mapping[str, Any]] = []
