@@ -356,7 +356,7 @@ def test_a_real_run_tells_what_its_lessons_were_answered(tmp_path: Path) -> None
     text = Outline.of(out).said
     for expected in (
         "At Fjord Labs.", "before", "after", "hidden size", "vocabulary", "transformers",
-        "Other answers unchanged", "Lineage", "base model",
+        "Other answers unchanged", "Lineage", "base model", "Story", "What is taught",
     ):  # fmt: skip
         assert expected in text, expected
     assert "not asked" not in text

@@ -10,6 +10,7 @@ from shammah.backends.metric_curves import Curve
 from shammah.backends.metric_rows import Summary
 from shammah.evaluation.comparison import Comparison, Flip
 from shammah.evaluation.report import Report, Spread
+from shammah.tracking.story import Scope
 
 Kind = Literal["run", "adapter", "evaluation"]
 
@@ -95,6 +96,7 @@ class Contents:
         figures: label, value and remark of the few numbers to see first.
         health: sentences on what went on besides; `troubles` those that are bad news.
         spread: figures over repeated evaluations.
+        story: what the run told while it went on.
         settings: dotted names and values of what the run was made with.
         left_out: what was not taken into the report on purpose.
     """
@@ -115,6 +117,7 @@ class Contents:
     spread: Mapping[str, Spread] = field(default_factory=dict)
     lessons: tuple[TaughtLesson, ...] = ()
     lineage: Ancestor | None = None
+    story: tuple[Scope, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     left_out: str = ""

@@ -30,6 +30,7 @@ from shammah.reporting.runs import (
     charts_of,
     health_of,
     lessons_of_job,
+    story_of_job,
     troubles_of,
 )
 from shammah.reporting.wording import count, duration, figure_text, moment, share
@@ -73,7 +74,7 @@ def gather(name: str | None, stores: Stores, *, lessons: bool = True) -> Content
     if not lessons and found.lessons:
         left_out = f"{count(len(found.lessons), 'lesson')} left out: they quote the user."
         found = replace(found, lessons=(), left_out=left_out)
-    return found
+    return found if lessons else replace(found, story=())
 
 
 def _run_or_adapter(name: str | None, stores: Stores) -> tuple[RunRecord | None, Adapter | None]:
@@ -161,6 +162,7 @@ def _with_run(contents: Contents, record: RunRecord, stores: Stores) -> Contents
         measurements=tuple(summaries.values()),
         behaviour=tuple(behaviour_of(summaries)),
         lessons=lessons_of_job(job),
+        story=story_of_job(job),
         settings={
             key: value
             for key, value in hparams.items()

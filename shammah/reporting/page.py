@@ -16,6 +16,7 @@ from shammah.reporting.contents import Contents
 from shammah.reporting.markup import Markup, joined, raw, tag
 from shammah.reporting.sections import sections
 from shammah.reporting.wording import moment
+from shammah.tracking.story_html import STYLE
 
 KINDS = {"run": "Training run", "adapter": "Adapter", "evaluation": "Evaluation"}
 
@@ -26,7 +27,7 @@ def page(contents: Contents, *, now: float | None = None) -> str:
     Args:
         now: when it is written, in seconds since 1970; None is this moment.
     """
-    style, script = _own("report.css"), _own("report.js")
+    style, script = _own("report.css") + STYLE, _own("report.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from shammah.backends.metric_rows import RunRecord, Summary
 from shammah.backends.sqlite_metrics import SqliteMetrics
-from shammah.errors import ShammahError
+from shammah.errors import ShammahError, StorageError
 from shammah.learning.job import RESULT, Complete, Failed, JobSpec, Remark, Start, read_events
 from shammah.reporting.contents import Behaviour, Chart, TaughtLesson
 from shammah.reporting.wording import count, figure_text, share
+from shammah.tracking.story import STORY, Scope, read_story
 
 PLACES = 360
 """Places of a curve at most: one for each unit of its drawing."""
@@ -162,3 +163,11 @@ def _marks(
         if isinstance(event, Start) and event.resumed_step
     )
     return {**found, "resumed": resumed} if resumed else found
+
+
+def story_of_job(folder: Path) -> tuple[Scope, ...]:
+    """What a job told, by its own folder; nothing where that is gone."""
+    try:
+        return read_story(folder / STORY)
+    except StorageError:
+        return ()

@@ -10,8 +10,9 @@ from shammah.evaluation.comparison import Comparison, Flip
 from shammah.evaluation.report import MetricReport, Spread
 from shammah.reporting.contents import Ancestor, Contents, Evaluated, TaughtLesson
 from shammah.reporting.drawings import chart, interval
-from shammah.reporting.markup import Child, Markup, joined, tag
+from shammah.reporting.markup import Child, Markup, joined, raw, tag
 from shammah.reporting.wording import count, figure_text, share
+from shammah.tracking.story_html import folded
 
 Section = tuple[str, str, Markup]
 """Its id, its title, what is in it."""
@@ -31,6 +32,7 @@ def sections(contents: Contents) -> list[Section]:
         ("lessons", "Lessons", _lessons(contents)),
         ("health", "Checks and health", _health(contents)),
         ("lineage", "Lineage", _lineage(contents)),
+        ("story", "Story", raw(folded(contents.story, depth=1)) if contents.story else None),
         ("settings", "Settings", _settings(contents)),
         ("measurements", "Measurements", _measurements(contents)),
     ]
@@ -221,8 +223,8 @@ def _lessons(contents: Contents) -> Markup | None:
     rest = len(lessons) - MOST_LESSONS
     asked = any(each.before is not None or each.after is not None for each in lessons)
     return joined(
-        tag("p", "What the question was answered before training and after it, by the likeliest "
-            "token each time.", class_="quiet") if asked else None,
+        tag("p", "Before: the answer that was judged, else the model's likeliest one. After: its "
+            "likeliest one with this training.", class_="quiet") if asked else None,
         [_lesson(each) for each in lessons[:MOST_LESSONS]],
         tag("p", f"and {count(rest, 'lesson')} more", class_="quiet") if rest > 0 else None,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 from shammah.tracking.plot import number_text
 from shammah.tracking.story import Cell, Scope, Table, Talk, Text
 
-__all__ = ["story_html", "story_page"]
+__all__ = ["STYLE", "folded", "story_html", "story_page"]
 
 OPEN = 2
 """Scopes so deep are unfolded at first."""
@@ -45,8 +45,13 @@ def story_html(story: Sequence[Scope], *, depth: int = OPEN) -> str:
         story: as `read_story` gives it.
         depth: how many scopes within one another are unfolded at first.
     """
+    return f"<style>{STYLE}</style>{folded(story, depth=depth)}"
+
+
+def folded(story: Sequence[Scope], *, depth: int = OPEN) -> str:
+    """`story_html` for a page that has `STYLE` itself."""
     parts = "".join(_scope(scope, depth) for scope in story)
-    return f'<section class="story"><style>{STYLE}</style>{parts}</section>'
+    return f'<section class="story">{parts}</section>'
 
 
 def story_page(story: Sequence[Scope], title: str) -> str:
@@ -64,7 +69,7 @@ def _scope(scope: Scope, depth: int) -> str:
     inner = "".join(_entry(entry, depth - 1) for entry in scope.entries)
     if not scope.title:
         return inner
-    told = f"{number_text(scope.seconds)} s" if scope.seconds is not None else "not ended"
+    told = f"{scope.seconds:.1f} s" if scope.seconds is not None else "not ended"
     if scope.error is not None:
         told += f", {scope.error}"
     unfolded = " open" if depth > 0 else ""
