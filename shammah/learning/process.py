@@ -216,6 +216,7 @@ class WorkerInWaiting:
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
         self._limits: tuple[int, int] | None = None
+        self._calling = asyncio.Lock()
 
     async def call(self, *, threads: int, nice: int) -> None:
         """See that one is there, or on its way; with these limits.
@@ -223,14 +224,15 @@ class WorkerInWaiting:
         Raises:
             OSError: the process cannot be started.
         """
-        there = self._process is not None and self._process.returncode is None
-        if there and self._limits == (threads, nice):
-            return
-        await self.dismiss()
-        self._process = await _spawn(
-            [*self._command, "--wait", *_limits(threads, nice)], asyncio.subprocess.PIPE
-        )
-        self._limits = (threads, nice)
+        async with self._calling:
+            there = self._process is not None and self._process.returncode is None
+            if there and self._limits == (threads, nice):
+                return
+            await self.dismiss()
+            self._process = await _spawn(
+                [*self._command, "--wait", *_limits(threads, nice)], asyncio.subprocess.PIPE
+            )
+            self._limits = (threads, nice)
 
     async def begin(
         self, folder: Path, *, threads: int, nice: int, options: Sequence[str] = ()
