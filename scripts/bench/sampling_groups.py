@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import shapes
 import table
@@ -40,7 +39,7 @@ def main() -> None:
     parser.add_argument("--one", choices=list(DRAWERS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.quick:
-        given.prompts, given.tokens, given.rounds = 2, 16, 1
+        given.prompts, given.group, given.tokens, given.rounds = 2, 4, 8, 1
     if given.one:
         print(json.dumps(DRAWERS[given.one](questions(given.prompts), given.group, given.tokens)))
         return
@@ -97,19 +96,19 @@ def shammah_seconds(prompts: list[list[int]], group: int, tokens: int) -> float:
     lora = LoraSettings(rank=RANK, alpha=ALPHA, target_modules=TARGETS, layers=1.0)
     client = LocalTrainingClient(load_base_model(settings), lora, TrainingSettings())
 
-    async def draw(limit: int) -> float:
+    async def draw(asked: list[list[int]], limit: int) -> float:
         began = time.perf_counter()
         found = await client.sampler.sample_batch(
             [
                 (ModelInput.of(prompt), SamplingParams(limit, 1.0, number), group)
-                for number, prompt in enumerate(prompts)
+                for number, prompt in enumerate(asked)
             ]
         )
         assert all(len(sample) == limit for samples in found for sample in samples)
         return time.perf_counter() - began
 
-    asyncio.run(draw(2))
-    return asyncio.run(draw(tokens))
+    asyncio.run(draw([prompts[0][:16]], 2))
+    return asyncio.run(draw(prompts, tokens))
 
 
 def trl_seconds(prompts: list[list[int]], group: int, tokens: int) -> float:
@@ -122,18 +121,17 @@ def trl_seconds(prompts: list[list[int]], group: int, tokens: int) -> float:
 
     folder = shapes.qwen_half_billion()
 
-    def trainer(limit: int, output: str) -> Any:
-        size = len(prompts) * group
-        return GRPOTrainer(
+    size = len(prompts) * group
+    with tempfile.TemporaryDirectory() as output:
+        trainer = GRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16),
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
             args=GRPOConfig(
                 output_dir=output,
                 per_device_train_batch_size=size,
                 num_generations=group,
-                max_completion_length=limit,
+                max_completion_length=tokens,
                 temperature=1.0,
-                generation_kwargs={"min_new_tokens": limit},
                 use_cpu=True,
                 bf16=True,
                 report_to=[],
@@ -142,24 +140,20 @@ def trl_seconds(prompts: list[list[int]], group: int, tokens: int) -> float:
             processing_class=AutoTokenizer.from_pretrained(folder),
             peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS),
         )
+        trainer.model.eval()
 
-    repeated = [prompt for prompt in prompts for _ in range(group)]
-    with tempfile.TemporaryDirectory() as output:
-        made = trainer(tokens, output)
-
-        def draw() -> float:
+        def draw(asked: list[list[int]], limit: int) -> float:
+            config = trainer.generation_config
+            config.max_new_tokens = config.min_new_tokens = limit
+            repeated = [prompt for prompt in asked for _ in range(group)]
             began = time.perf_counter()
-            found, _ = made._generate_single_turn(repeated, None, {}, group)
-            assert all(len(each) == tokens for each in found)
-            return time.perf_counter() - began
+            found, _ = trainer._generate_single_turn(repeated, None, {}, group)
+            seconds = time.perf_counter() - began
+            assert all(len(each) == limit for each in found)
+            return seconds
 
-        made.model.eval()
-        made.generation_config.max_new_tokens = made.generation_config.min_new_tokens = 2
-        tokens, wanted = 2, tokens
-        draw()
-        made.generation_config.max_new_tokens = made.generation_config.min_new_tokens = wanted
-        tokens = wanted
-        return draw()
+        draw([prompts[0][:16]], 2)
+        return draw(prompts, tokens)
 
 
 DRAWERS: dict[str, Callable[[list[list[int]], int, int], float]] = {

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ from shammah.training.loops.environments import Environment, Outcome, Tally
 
 AT_ONCE = 16
 """Inputs that a scorer without batches is asked about together."""
-T = TypeVar("T")
 
 
 def generator(*place: int) -> np.random.Generator:
