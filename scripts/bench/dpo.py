@@ -100,9 +100,9 @@ def _measure(name: str, rows: int, threads: int) -> dict[str, Any]:
 
     if threads:
         torch.set_num_threads(threads)
-    triples = _triples(rows)
+    triples = triples_of(rows)
     seconds, cpu_seconds, loss = TRAINERS[name](triples)
-    tokens = sum(len(prompt + answer) for prompt, *both in triples for answer in both)
+    tokens = tokens_in(triples)
     return {
         "tokens": tokens,
         "seconds": seconds,
@@ -113,12 +113,17 @@ def _measure(name: str, rows: int, threads: int) -> dict[str, Any]:
     }
 
 
-def _triples(rows: int) -> list[Triple]:
+def triples_of(rows: int) -> list[Triple]:
     tokenizer = train.tokenizer_of()
     texts = train.texts(rows)
     prompts = [tokenizer(question)["input_ids"] for question, _ in texts]
     answers = [tokenizer(answer)["input_ids"] + [tokenizer.eos_token_id] for _, answer in texts]
     return list(zip(prompts, answers, [*answers[1:], answers[0]], strict=True))
+
+
+def tokens_in(triples: list[Triple]) -> int:
+    """Real tokens that a pass over the pairs reads, those of a prompt with each of its answers."""
+    return sum(len(prompt + answer) for prompt, *both in triples for answer in both)
 
 
 def _in_order(triples: list[Triple]) -> list[Triple]:

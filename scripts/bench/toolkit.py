@@ -2,9 +2,11 @@
 
 The model and adapter are those of `train.py`: random weights in the shape of Qwen2.5-0.5B, LoRA on
 q_proj and v_proj, rank 16, bf16. Here the whole loop runs (`shammah.training.loops`), with what it
-does between steps. Each program runs in a process of its own, one after the other; only real tokens
-are counted, never padding, and the first step is not timed. TRL needs `pip install trl datasets`;
-without it its rows are left out, and so are the ratios.
+does between steps. Preference training is that of `dpo.py`, drawing groups of samples that of
+`sampling_groups.py`, where more is said of how the two are made alike. Each program runs in a
+process of its own, one after the other; only real tokens are counted, never padding, and the first
+step is not timed. TRL needs `pip install trl datasets`; without it its rows are left out, and so are
+the ratios.
 
     python scripts/bench/toolkit.py [--rows 24] [--quick] [--json FILE] [--only RATIO ...]
 """
@@ -20,9 +22,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dpo
+import sampling_groups
 import shapes
 import table
 import train
@@ -89,8 +94,32 @@ def sft_trl(rows: int) -> Work:
     return Work(sum(len(ids) for ids, _ in examples), train.trl_seconds(examples))
 
 
-PROGRAMS: dict[str, Callable[[int], Work]] = {"sft": sft, "sft_trl": sft_trl}
-COMPARISONS: dict[str, Comparison] = {"sft_vs_trl": Comparison("sft", "sft_trl", 3.0)}
+def preference(seconds: Callable[[list[dpo.Triple]], dpo.Seconds], rows: int) -> Work:
+    """Direct preference optimisation, on half as many pairs as there are rows."""
+    triples = dpo.triples_of(max(2 * dpo.PAIRS, rows // 2))
+    return Work(dpo.tokens_in(triples), seconds(triples)[0])
+
+
+def sampling(seconds: Callable[[list[list[int]], int, int], float], rows: int) -> Work:
+    """Groups of eight samples, of a prompt for each six rows."""
+    prompts, group = sampling_groups.questions(max(2, rows // 6)), 8
+    length = 64 if rows > 2 * train.BATCH else 16
+    return Work(len(prompts) * group * length, seconds(prompts, group, length))
+
+
+PROGRAMS: dict[str, Callable[[int], Work]] = {
+    "sft": sft,
+    "sft_trl": sft_trl,
+    "dpo": partial(preference, dpo.shammah_seconds),
+    "dpo_trl": partial(preference, dpo.trl_seconds),
+    "sampling": partial(sampling, sampling_groups.shammah_seconds),
+    "sampling_trl": partial(sampling, sampling_groups.trl_seconds),
+}
+COMPARISONS: dict[str, Comparison] = {
+    "sft_vs_trl": Comparison("sft", "sft_trl", 3.0),
+    "dpo_vs_trl": Comparison("dpo", "dpo_trl", 2.5),
+    "sampling_vs_trl": Comparison("sampling", "sampling_trl", 2.0),
+}
 """By the name of the ratio; another method is a pair of programs and a line here."""
 
 MEMORY_OF = "sft_vs_trl"
