@@ -5,8 +5,8 @@ q_proj and v_proj, rank 16, bf16. Here the whole loop runs (`shammah.training.lo
 does between steps. Preference training is that of `dpo.py`, drawing groups of samples that of
 `sampling_groups.py`, where more is said of how the two are made alike. Each program runs in a
 process of its own, one after the other; only real tokens are counted, never padding, and the first
-step is not timed. TRL needs `pip install trl datasets`; without it its rows are left out, and so are
-the ratios.
+step is not timed. TRL needs `pip install trl datasets`; without it its rows and the ratios are left
+out.
 
     python scripts/bench/toolkit.py [--rows 24] [--quick] [--json FILE] [--only RATIO ...]
 """
