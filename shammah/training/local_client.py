@@ -192,7 +192,7 @@ class LocalTrainingClient:
         gradients gathered since then are not part of it."""
         (await self.copy_state()).write(folder)
 
-    async def copy_state(self) -> LocalState:
+    async def copy_state(self) -> StateCopy:
         """See `StateCopies.copy_state`; the copy is on the device that trains."""
         return LocalState(
             {name: p.detach().clone() for name, p in self.lora.named_parameters().items()},

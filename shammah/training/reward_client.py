@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,15 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shammah.errors import AdapterInvalidError, EmptyLessonError, TrainingError
+from shammah.errors import (
+    AdapterInvalidError,
+    EmptyLessonError,
+    IncompatibleStateError,
+    TrainingError,
+)
 from shammah.files import write_atomic
 from shammah.ports.datum import Datum
+from shammah.ports.training_client import StateCopy
 from shammah.settings import LoraSettings, TrainingSettings
 from shammah.training.body import Pairs, Targets
 from shammah.training.failures import check, failures
@@ -92,10 +99,18 @@ class RewardTrainingClient(LocalTrainingClient):
                 found[members] = targets.logprobs.cpu().numpy()[ends]
         return found
 
-    async def save_state(self, folder: Path) -> None:
-        """See `TrainingClient.save_state`."""
-        await super().save_state(folder)
-        self._save_head(folder / _STATE)
+    async def copy_state(self) -> StateCopy:
+        """See `StateCopies.copy_state`."""
+        adapter = await super().copy_state()
+        return RewardState(adapter, self._record(), self.head.detach().clone())
+
+    async def restore_state(self, copy: StateCopy) -> None:
+        """See `StateCopies.restore_state`."""
+        if not isinstance(copy, RewardState):
+            raise IncompatibleStateError(f"A {type(copy).__name__} is no state of this client.")
+        await super().restore_state(copy.adapter)
+        with torch.no_grad():
+            self.head.copy_(copy.head)
 
     async def load_state(self, folder: Path) -> None:
         """See `TrainingClient.load_state`."""
@@ -105,7 +120,7 @@ class RewardTrainingClient(LocalTrainingClient):
     async def save_weights(self, path: Path) -> None:
         """Write the adapter, and the head beside it (`head_file`)."""
         await super().save_weights(path)
-        self._save_head(head_file(path))
+        write_head(head_file(path), self._record(), self.head.detach())
 
     def load_head(self, adapter: Path) -> None:
         """Take the head that `save_weights` wrote beside an adapter file.
@@ -135,19 +150,15 @@ class RewardTrainingClient(LocalTrainingClient):
             places,
         )
 
-    def _save_head(self, path: Path) -> None:
-        from safetensors.torch import save
-
+    def _record(self) -> HeadRecord:
         lora = self.lora
-        record = HeadRecord(
+        return HeadRecord(
             fingerprint=self.base.fingerprint,
             rank=lora.rank,
             alpha=lora.alpha,
             rslora=lora.rslora,
             target_modules=list(lora.target_modules),
         )
-        tensors = {HEAD: self.head.detach().cpu().contiguous()}
-        write_atomic(path, save(tensors, {"head": record.model_dump_json()}))
 
     def _load_head(self, path: Path) -> None:
         record, head = read_head(path)
@@ -157,6 +168,31 @@ class RewardTrainingClient(LocalTrainingClient):
             )
         with torch.no_grad():
             self.head.copy_(head)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardState:
+    """A `StateCopy`: that of the adapter, and the head."""
+
+    adapter: StateCopy
+    record: HeadRecord
+    head: torch.Tensor
+
+    def write(self, folder: Path) -> None:
+        """See `StateCopy.write`."""
+        self.adapter.write(folder)
+        write_head(folder / _STATE, self.record, self.head)
+
+
+def write_head(path: Path, record: HeadRecord, head: torch.Tensor) -> None:
+    """Write a head's file.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    write_atomic(path, save({HEAD: head.cpu().contiguous()}, {"head": record.model_dump_json()}))
 
 
 def read_head(path: Path) -> tuple[HeadRecord, torch.Tensor]:
