@@ -84,10 +84,10 @@ def main() -> None:
         stop_when_learned=False, max_steps=FIRST + steps,
     )  # fmt: skip
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
-    rows = open_dataset(SHARED / "gsm8k" / "train.jsonl").take((FIRST + steps) * options.rows)
-    examples = [
-        supervised(datum(renderer.supervised(each.messages))) for each in rows.examples("gsm8k")
-    ]
+    # One row again and again: steps of other lengths could not be compared.
+    (row,) = open_dataset(SHARED / "gsm8k" / "train.jsonl").take(1).examples("gsm8k")
+    example = supervised(datum(renderer.supervised(row.messages)))
+    examples = [example] * ((FIRST + steps) * options.rows)
     client = LocalTrainingClient(base, LoraSettings(), settings)
     walls: dict[bool, list[float]] = {True: [], False: []}
     works: dict[bool, list[float]] = {True: [], False: []}
