@@ -39,13 +39,14 @@ MOST_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
-    """`lessons` are taught, `replay` is mixed into the batches, `kept` must not be lost, `probes`
-    are measured before and after; `gibberish` are the same questions with random letters for
-    answers, to compare with."""
+    """`lessons` are taught, `replay` is mixed into the batches, `kept` must not be lost, the last
+    `delicate` of it being near misses, `probes` are measured before and after; `gibberish` are the
+    same questions with random letters for answers, to compare with."""
 
     lessons: Material
     replay: Sequence[Datum]
     kept: Sequence[Datum]
+    delicate: int
     probes: Probes
     gibberish: Material
 
@@ -170,6 +171,7 @@ async def curriculum(
         lessons,
         replayed(earlier.datums, anchors.trained) if spec.training.replay > 0 else [],
         [*asked.datums, *anchors.near],
+        len(anchors.near),
         Probes(asked, anchors.probed, stop_tokens, anchors.others),
         rendered(gibberish(lessons.lessons)),
     )

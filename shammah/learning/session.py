@@ -219,6 +219,7 @@ class _Work:
                 self.curriculum.replay,
                 self.spec.training,
                 kept=self.curriculum.kept,
+                delicate=self.curriculum.delicate,
                 on_event=self.on_event,
                 should_stop=lambda: self.signals.stop,
                 checkpoint=self.folder / CHECKPOINT,

@@ -41,7 +41,8 @@ LOOK_EVERY = 3
 """Steps between two looks at what was lost, once all is learned."""
 
 RECOVERY = 12
-"""Steps without anything more right that it goes on for, once all is learned and something lost."""
+"""Steps without anything more right that it goes on for, once all is learned, where something is
+lost that is easily lost."""
 
 STEP = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
 PROGRESS = ("epoch", "epochs", "step", "steps", "batch", "batches", "learned", "seconds_left")
@@ -87,6 +88,7 @@ async def train_supervised(
     settings: TrainingSettings,
     *,
     kept: Sequence[Datum] = (),
+    delicate: int = 0,
     seed: int | None = None,
     on_event: OnEvent | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -105,6 +107,8 @@ async def train_supervised(
         replay: what was taught earlier and is to stay; `settings.replay` of each batch.
         kept: what is not learned but must not be lost: those of them that greedy decoding gives
             before the first step have to be given after the last one.
+        delicate: so many of the last of these are easily lost: they are given a few steps to come
+            back once all is learned; for the others it goes on for twice `settings.patience`.
         seed: of the order of lessons; default `settings.seed`.
         on_event: called with plain dictionaries. `event` is `progress` after each optimiser step
             (epoch, epochs, step, steps, batch, batches, loss, learning_rate, grad_norm, learned,
@@ -133,6 +137,7 @@ async def train_supervised(
         weights=[float(weight) for weight in lesson_weights],
         replay=[reweighted(lesson, 1.0) for lesson in replay],
         kept=list(kept),
+        delicate=delicate,
         settings=settings,
         batches=LessonBatches(
             lesson_weights,
@@ -162,6 +167,7 @@ class _Run:
     weights: list[float]
     replay: list[Datum]
     kept: list[Datum]
+    delicate: int
     settings: TrainingSettings
     batches: LessonBatches
     on_event: OnEvent
@@ -183,6 +189,8 @@ class _Run:
     """Of what is kept."""
     lost: int = 0
     """Of these, at the last look."""
+    dear: int = 0
+    """Of those lost, the ones that are not delicate."""
     looked_step: int = 0
     most_learned: int = 0
     progress_step: int = 0
@@ -256,7 +264,7 @@ class _Run:
                     if all(self.learned) and not self.lost:
                         return
                 self._note_progress()
-                if self._stuck():
+                if self._stuck() and not await self._recovers():
                     return
                 if self.step % self.settings.checkpoint_every == 0:
                     await self._save()
@@ -345,8 +353,17 @@ class _Run:
         what was lost does not come back."""
         patience = self.settings.patience
         if all(self.learned):
-            patience = min(patience, RECOVERY)
+            patience = 2 * patience if self.dear else min(patience, RECOVERY)
         return self.settings.stop_when_learned and 0 < patience <= self.step - self.progress_step
+
+    async def _recovers(self) -> bool:
+        """Whether to go on, although nothing new is learned, because an earlier lesson is lost that
+        may come back: for as long again at most."""
+        if all(self.learned) or self.step - self.progress_step >= 2 * self.settings.patience:
+            return False
+        if self.step - self.looked_step >= LOOK_EVERY:
+            await self._look_at_kept()
+        return self.dear > 0
 
     @property
     def steps(self) -> int:
@@ -401,7 +418,8 @@ class _Run:
         if any(self.right_before):
             found = (await self.client.forward(self.kept)).greedy
             pairs = zip(self.right_before, found, strict=True)
-            self.lost = sum(before and not now for before, now in pairs)
+            gone = [before and not now for before, now in pairs]
+            self.lost, self.dear = sum(gone), sum(gone[: len(gone) - self.delicate])
             self.looked_step = self.step
 
     def _result(self, *, stopped: bool) -> SupervisedResult:
@@ -439,6 +457,7 @@ class _Run:
             "learned": self.learned,
             "right_before": self.right_before,
             "lost": self.lost,
+            "dear": self.dear,
             "looked_step": self.looked_step,
             "most_learned": self.most_learned,
             "progress_step": self.progress_step,
@@ -460,7 +479,8 @@ class _Run:
         self.step, self.epoch, self.window = loop["step"], loop["epoch"], loop["window"]
         self.tokens, self.seconds = loop["tokens"], loop["seconds"]
         self.loss, self.learned = loop["loss"], list(loop["learned"])
-        self.right_before, self.lost = list(loop["right_before"]), loop["lost"]
+        self.right_before = list(loop["right_before"])
+        self.lost, self.dear = loop["lost"], loop["dear"]
         self.looked_step = loop["looked_step"]
         self.most_learned, self.progress_step = loop["most_learned"], loop["progress_step"]
         self._saved_step = self.step
