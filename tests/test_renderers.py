@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -86,6 +87,13 @@ def without_look_alikes(name: str, conversation: Conversation) -> bool:
     return not any(mark in message.content for mark in marks for message in conversation)
 
 
+def begins_below(conversation: Conversation) -> bool:
+    """Whether an answer begins with a line break. A template joins that with the one behind the
+    header into one token; a model begins its answer behind the header, and the renderer with it."""
+    answers = [message.text for message in conversation if message.role == "assistant"]
+    return any(re.match(r"\s*[\n\r]", text) for text in answers)
+
+
 def reference(name: str, conversation: Conversation, prompt: bool) -> list[int]:
     rendered = tokenizer(name).apply_chat_template(
         to_dicts(conversation), add_generation_prompt=prompt, return_dict=False
@@ -100,7 +108,7 @@ def test_prompts_equal_the_tokenizers_own_template(name: str) -> None:
     @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
     @given(conversations())
     def check(conversation: Conversation) -> None:
-        if without_look_alikes(name, conversation):
+        if without_look_alikes(name, conversation) and not begins_below(conversation):
             got = _renderer(name).generation_prompt(conversation)
             assert got == reference(name, conversation, True)
 
