@@ -15,7 +15,6 @@ import argparse
 import importlib.util
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -58,7 +57,7 @@ def main() -> None:
         wanted = [name for name in wanted if not name.startswith("trl")]
     results = {}
     for name in wanted:
-        results[name] = _in_own_process(name, rows, given.threads)
+        results[name] = train.in_own_process(__file__, name, rows, given.threads)
         print(f"  {name}: {results[name]['tokens_per_second']:.0f} tokens/s", flush=True)
     lines = [
         {
@@ -82,17 +81,6 @@ def main() -> None:
             ratios[f"dpo_memory_vs_trl{ending}"] = ours["peak_mib"] / theirs["peak_mib"]
     targets = {"dpo_vs_trl": "at least 2.5", "dpo_memory_vs_trl": "at most 0.8"}
     table.report("DPO", lines, ratios, targets=targets, json_file=given.json)
-
-
-def _in_own_process(name: str, rows: int, threads: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", name, "--rows", str(rows)]
-    done = subprocess.run(
-        [*command, "--threads", str(threads)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
 
 
 def _measure(name: str, rows: int, threads: int) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import asyncio
 import importlib.util
 import json
 import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -147,7 +146,7 @@ def main() -> None:
     for comparison in chosen.values():
         for name in (comparison.ours, comparison.theirs)[: 2 if theirs_there else 1]:
             if name not in found:
-                found[name] = _in_own_process(name, rows, given.threads)
+                found[name] = train.in_own_process(__file__, name, rows, given.threads)
                 print(f"  {name}: {found[name]['tokens/s']:.0f} tokens/s", flush=True)
     ratios: dict[str, float] = {}
     targets: dict[str, str] = {}
@@ -161,17 +160,6 @@ def main() -> None:
                 targets["memory_vs_trl"] = "at most 0.8"
     lines = [{"program": name, **result} for name, result in found.items()]
     table.report("Training methods", lines, ratios, targets=targets, json_file=given.json)
-
-
-def _in_own_process(name: str, rows: int, threads: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", name, "--rows", str(rows)]
-    done = subprocess.run(
-        [*command, "--threads", str(threads)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
 
 
 def _measure(name: str, rows: int, threads: int) -> dict[str, Any]:

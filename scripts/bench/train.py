@@ -52,10 +52,10 @@ def main() -> None:
     if importlib.util.find_spec("trl") is None:
         print("TRL is not installed: its rows are left out (pip install trl datasets).")
         wanted = [name for name in wanted if not name.startswith("trl")]
-    peak = _in_own_process("peak", rows, given.threads)["gflops"]
+    peak = in_own_process(__file__, "peak", rows, given.threads)["gflops"]
     results = {}
     for name in wanted:
-        results[name] = _in_own_process(name, rows, given.threads)
+        results[name] = in_own_process(__file__, name, rows, given.threads)
         print(f"  {name}: {results[name]['tokens_per_second']:.0f} tokens/s", flush=True)
     lines = [
         {
@@ -87,8 +87,9 @@ def main() -> None:
     )
 
 
-def _in_own_process(name: str, rows: int, threads: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", name, "--rows", str(rows)]
+def in_own_process(script: str, name: str, rows: int, threads: int) -> dict[str, Any]:
+    """What `--one NAME` of a bench prints, when nothing of the others is in memory."""
+    command = [sys.executable, script, "--one", name, "--rows", str(rows)]
     done = subprocess.run(
         [*command, "--threads", str(threads)], capture_output=True, text=True, check=False
     )

@@ -50,7 +50,8 @@ class LessonRecord(Record):
     rejected: str | None = None
     objective: str = "towards"
     before: str | None = None
-    """What the question was answered before training, greedily; None where it was not asked."""
+    """What the question was answered before training: the answer that was judged, else the greedy
+    one; None where it was not asked. `after` is the greedy one."""
     after: str | None = None
 
     @property

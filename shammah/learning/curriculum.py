@@ -109,15 +109,16 @@ async def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anch
     ]
     trained, probed = kept_out(found)
     embedding = spec.scope.embedding if spec.scope is not None else "base"
-    near = await Neighbourhood.of(embedder_of(base, rendered.renderer, embedding), spec)
-    asked = await near.within_scope(probed, trained)
+    embedder = embedder_of(base, rendered.renderer, embedding)
+    near = await Neighbourhood.of(embedder, spec, trained)
+    asked = await near.within_scope(probed)
     probes, others = rendered(asked).datums, len(probed) - len(asked)
     hold = spec.training.hold
     if spec.training.replay == 0 and hold == 0:
         return Anchors((), probes, others)
     misses = _near_misses(base, rendered)
     missed = rendered(misses).datums
-    held: Sequence[Datum] = [*rendered(await near.replayed(trained)).datums, *missed]
+    held: Sequence[Datum] = [*rendered(near.replayed()).datums, *missed]
     with moments_of(base.model) if hold else nullcontext() as moments:
         distributions = base_distributions(base.model, held, max(1, spec.training.anchor_tokens))
     replayed = [*(distributions if spec.training.anchor_tokens else held)]

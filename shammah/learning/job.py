@@ -171,7 +171,8 @@ class LoraRecord(Record):
 class LessonOutcome(Record):
     """What became of one lesson: answered as taught by greedy decoding or not; `problem` says why
     it could not be trained on at all, `revision` what the model made of its answer and note.
-    `before` and `after` are what its question was answered, None where that was not asked."""
+    `before` is what its question was answered when it was judged, else by greedy decoding before
+    training, `after` by greedy decoding; None where that was not asked."""
 
     feedback_id: int | None
     learned: bool

@@ -23,54 +23,54 @@ from shammah.ports.embedding_client import EmbeddingClient
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """The anchors of a job's base beside its lessons, as unit vectors, float32 [n, d].
+    """The anchors that a job may train on, beside its lessons, as unit vectors, float32 [n, d].
 
-    `taught` are those of its lessons, `wordings` those of all that the adapter will be asked, and
-    `others` those of look-alikes.
+    `trained` are those of these anchors, `taught` those of its lessons, `wordings` those of all
+    that the adapter will be asked, and `others` those of look-alikes.
     """
 
     embedder: EmbeddingClient
     scope: ScopeSpec | None
     seed: int
+    anchors: Sequence[Lesson]
+    trained: NDArray[np.float32]
     taught: NDArray[np.float32]
     wordings: NDArray[np.float32]
     others: NDArray[np.float32]
 
     @classmethod
-    async def of(cls, embedder: EmbeddingClient, spec: JobSpec) -> Neighbourhood:
+    async def of(
+        cls, embedder: EmbeddingClient, spec: JobSpec, anchors: Sequence[Lesson]
+    ) -> Neighbourhood:
         """
         Raises:
-            EmbeddingError: the lessons cannot be embedded.
+            EmbeddingError: lessons or anchors cannot be embedded.
         """
+        trained = await embedder.embed([anchor.query for anchor in anchors])
         taught = await embedder.embed([lesson.query for lesson in spec.taught])
         wordings, others = taught, taught[:0]
         if spec.scope is not None:
             questions = [lesson.query for lesson in (*spec.taught, *spec.replay)]
             wordings = await embedder.embed(taught_wordings(questions))
             others = await embedder.embed(look_alikes(questions))
-        return cls(embedder, spec.scope, spec.training.seed, taught, wordings, others)
+        seed = spec.training.seed
+        return cls(embedder, spec.scope, seed, anchors, trained, taught, wordings, others)
 
-    async def within_scope(
-        self, probed: Sequence[Lesson], trained: Sequence[Lesson]
-    ) -> list[Lesson]:
+    async def within_scope(self, probed: Sequence[Lesson]) -> list[Lesson]:
         """Those of the probed anchors that the adapter would be asked, as if they were no anchors:
         compared with the others alone."""
         if self.scope is None or not probed:
             return list(probed)
-        others = np.concatenate([self.others, await self._vectors(trained)])
-        found = nearness(await self._vectors(probed), self.wordings, others)
-        pairs = zip(probed, found, strict=True)
+        others = np.concatenate([self.others, self.trained])
+        asked = await self.embedder.embed([anchor.query for anchor in probed])
+        pairs = zip(probed, nearness(asked, self.wordings, others), strict=True)
         return [anchor for anchor, near in pairs if near.within(self.scope.threshold)]
 
-    async def replayed(self, anchors: Sequence[Lesson]) -> list[Lesson]:
-        """Those that are trained on beside the lessons: the nearest, and others if the adapter will
-        be asked others."""
-        vectors = await self._vectors(anchors)
+    def replayed(self) -> list[Lesson]:
+        """Those anchors that are trained on beside the lessons: the nearest, and others if the
+        adapter will be asked others."""
         if self.scope is None:
-            indices = chosen(vectors, self.taught, REPLAYED, self.seed)
+            indices = chosen(self.trained, self.taught, REPLAYED, self.seed)
         else:
-            indices = chosen(vectors, self.taught, REPLAYED_NEAR, self.seed, near_share=1.0)
-        return [anchors[index] for index in indices]
-
-    async def _vectors(self, anchors: Sequence[Lesson]) -> NDArray[np.float32]:
-        return await self.embedder.embed([anchor.query for anchor in anchors])
+            indices = chosen(self.trained, self.taught, REPLAYED_NEAR, self.seed, near_share=1.0)
+        return [self.anchors[index] for index in indices]

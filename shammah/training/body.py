@@ -94,8 +94,7 @@ class Body:
         Args:
             others: positions and tokens of each example whose log-probabilities are wanted beside
                 those of its targets.
-            shares: whether there are so many targets at a position that logits are better made for
-                positions than for targets.
+            shares: whether a position may have very many targets, as of a whole distribution.
 
         Raises:
             EmptyLessonError: an example has no weight above zero.
