@@ -1,7 +1,113 @@
 """Shammah: a terminal assistant on a local language model that learns from its user's ratings.
 
-The rooms are described in docs/architecture.md. This module stays empty of imports so that
-`import shammah` costs nothing: the prompt appears before torch is loaded.
+The names below are the public Python API, described in docs/api.md; everything else may change.
+They are imported when they are first used, so that `import shammah` costs nothing and the prompt
+appears before torch is loaded.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from shammah.assistant import Assistant as Assistant
+    from shammah.datasets import ChatExample as ChatExample
+    from shammah.datasets import open_dataset as open_dataset
+    from shammah.errors import ShammahError as ShammahError
+    from shammah.evaluation.quality import validate_quality as validate_quality
+    from shammah.evaluation.registry import register as register_scorer
+    from shammah.evaluation.registry import scorer as scorer
+    from shammah.evaluation.runner import evaluate as evaluate
+    from shammah.messages import Message as Message
+    from shammah.messages import assistant as assistant_message
+    from shammah.messages import system as system_message
+    from shammah.messages import user as user_message
+    from shammah.models.load import load_base_model as load_base_model
+    from shammah.paths import Paths as Paths
+    from shammah.recipes.context import Backends as Backends
+    from shammah.recipes.context import Context as Context
+    from shammah.recipes.context import Factory as Factory
+    from shammah.recipes.distillation import Distillation as Distillation
+    from shammah.recipes.drawing import describe as describe
+    from shammah.recipes.feedback_loop import FeedbackLoop as FeedbackLoop
+    from shammah.recipes.preference import DPO as DPO
+    from shammah.recipes.reinforcement import Reinforcement as Reinforcement
+    from shammah.recipes.reward import RewardModeling as RewardModeling
+    from shammah.recipes.running import Result as Result
+    from shammah.recipes.running import dry_run as dry_run
+    from shammah.recipes.running import run as run
+    from shammah.recipes.sft import SupervisedFineTuning as SupervisedFineTuning
+    from shammah.recipes.stage import Stage as Stage
+    from shammah.recipes.stage import stage as stage
+    from shammah.recipes.workflow import Workflow as Workflow
+    from shammah.recipes.workflow import conditional as conditional
+    from shammah.recipes.workflow import loop as loop
+    from shammah.recipes.workflow import parallel as parallel
+    from shammah.recipes.workflow import stream_loop as stream_loop
+    from shammah.recipes.workflow import workflow as workflow
+    from shammah.renderers.registry import register as register_renderer
+    from shammah.settings import ModelSettings as ModelSettings
+    from shammah.settings import Settings as Settings
+    from shammah.tracking.loggers.opening import register as register_logger
+    from shammah.training.hooks import register as register_hook
+    from shammah.training.losses import register as register_loss
+
+_PLACES = {
+    "Assistant": "shammah.assistant:Assistant",
+    "assistant_message": "shammah.messages:assistant",
+    "Backends": "shammah.recipes.context:Backends",
+    "ChatExample": "shammah.datasets:ChatExample",
+    "conditional": "shammah.recipes.workflow:conditional",
+    "Context": "shammah.recipes.context:Context",
+    "describe": "shammah.recipes.drawing:describe",
+    "Distillation": "shammah.recipes.distillation:Distillation",
+    "DPO": "shammah.recipes.preference:DPO",
+    "dry_run": "shammah.recipes.running:dry_run",
+    "evaluate": "shammah.evaluation.runner:evaluate",
+    "Factory": "shammah.recipes.context:Factory",
+    "FeedbackLoop": "shammah.recipes.feedback_loop:FeedbackLoop",
+    "load_base_model": "shammah.models.load:load_base_model",
+    "loop": "shammah.recipes.workflow:loop",
+    "Message": "shammah.messages:Message",
+    "ModelSettings": "shammah.settings:ModelSettings",
+    "open_dataset": "shammah.datasets:open_dataset",
+    "parallel": "shammah.recipes.workflow:parallel",
+    "Paths": "shammah.paths:Paths",
+    "register_hook": "shammah.training.hooks:register",
+    "register_logger": "shammah.tracking.loggers.opening:register",
+    "register_loss": "shammah.training.losses:register",
+    "register_renderer": "shammah.renderers.registry:register",
+    "register_scorer": "shammah.evaluation.registry:register",
+    "Reinforcement": "shammah.recipes.reinforcement:Reinforcement",
+    "Result": "shammah.recipes.running:Result",
+    "RewardModeling": "shammah.recipes.reward:RewardModeling",
+    "run": "shammah.recipes.running:run",
+    "scorer": "shammah.evaluation.registry:scorer",
+    "Settings": "shammah.settings:Settings",
+    "ShammahError": "shammah.errors:ShammahError",
+    "Stage": "shammah.recipes.stage:Stage",
+    "stage": "shammah.recipes.stage:stage",
+    "stream_loop": "shammah.recipes.workflow:stream_loop",
+    "SupervisedFineTuning": "shammah.recipes.sft:SupervisedFineTuning",
+    "system_message": "shammah.messages:system",
+    "user_message": "shammah.messages:user",
+    "validate_quality": "shammah.evaluation.quality:validate_quality",
+    "Workflow": "shammah.recipes.workflow:Workflow",
+    "workflow": "shammah.recipes.workflow:workflow",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """One of the names, imported now."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'shammah' has no attribute {name!r}")
+    module, _, own = _PLACES[name].partition(":")
+    found = globals()[name] = getattr(importlib.import_module(module), own)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

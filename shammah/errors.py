@@ -205,3 +205,28 @@ class DivergenceError(TrainingError, ArithmeticError):
 
 class IncompatibleStateError(TrainingError, AdapterInvalidError):
     """Raised when a saved state is of another adapter than the one that is trained."""
+
+
+class WorkflowError(ShammahError, RuntimeError):
+    """Raised when a workflow cannot be run, or one of its stages failed.
+
+    `stage` is the path of the stage it is about (`rounds[2]/train`), None where it is none's;
+    `rolled_back` are those that were undone, in that order; `rollback_failures` are those of them
+    whose undoing failed, each with what it said. The cause is `__cause__`.
+    """
+
+    exit_code = 7
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str | None = None,
+        rolled_back: tuple[str, ...] = (),
+        rollback_failures: tuple[tuple[str, str], ...] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.stage = stage
+        self.rolled_back = rolled_back
+        self.rollback_failures = rollback_failures

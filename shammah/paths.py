@@ -64,6 +64,11 @@ class Paths:
         return self.data / "jobs"
 
     @property
+    def runs(self) -> Path:
+        """Runs of recipes, one in each folder."""
+        return self.data / "runs"
+
+    @property
     def evaluations(self) -> Path:
         """Runs of `shammah eval` that were given no folder, one in each."""
         return self.data / "evaluations"

@@ -6,12 +6,12 @@ Each subcommand names the function that runs it as text, which `main` imports.
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import shammah
+from shammah.cli.arguments import Parser, action, command, json_option, model_options, trace_option
+from shammah.cli.train_options import train
 
 EPILOG = """\
 exit codes:
@@ -23,22 +23,6 @@ environment:
   VISUAL, EDITOR    the editor for corrections
   NO_COLOR          no colours
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with the nearest word where a word is not known."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **options})
-
-    def error(self, message: str) -> NoReturn:
-        found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        if found:
-            word, known = found.group(1), re.findall(r"[\w-]+", found.group(2))
-            near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            message = f"{self.prog} has no {word!r}. {hint}It takes {', '.join(known)}."
-        self.exit(2, f"{message}\n{self.prog} --help tells more.\n")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -66,7 +50,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="command", required=True)
     _chat(commands)
     _ask(commands)
-    _train(commands)
+    train(commands)
     _adapters(commands)
     _runs(commands)
     _report(commands)
@@ -76,14 +60,14 @@ def build_parser() -> Parser:
     _render(commands)
     _data(commands)
     _eval(commands)
-    doctor = _command(commands, "doctor", "check that everything is in place", "doctor:run")
-    _json(doctor)
+    doctor = command(commands, "doctor", "check that everything is in place", "doctor:run")
+    json_option(doctor)
     return parser
 
 
 def _chat(commands: Any) -> None:
-    chat = _command(commands, "chat", "talk with the model (what no command does)", "chat:run")
-    _model_options(chat)
+    chat = command(commands, "chat", "talk with the model (what no command does)", "chat:run")
+    model_options(chat)
     chat.add_argument("--adapter", metavar="NAME", help="answer with this adapter, or `none`")
     chat.add_argument(
         "--no-train", action="store_true", help="run no training jobs behind this chat"
@@ -91,7 +75,7 @@ def _chat(commands: Any) -> None:
 
 
 def _render(commands: Any) -> None:
-    render = _command(
+    render = command(
         commands,
         "render",
         "show what a model is really given",
@@ -117,11 +101,11 @@ def _render(commands: Any) -> None:
     render.add_argument(
         "--generate", action="store_true", help="the prompt that the next answer is written behind"
     )
-    _json(render, '{"tokens": [...], "weights": [...]} for each conversation')
+    json_option(render, '{"tokens": [...], "weights": [...]} for each conversation')
 
 
 def _ask(commands: Any) -> None:
-    ask = _command(
+    ask = command(
         commands,
         "ask",
         "answer one question, or each line of the input",
@@ -130,7 +114,7 @@ def _ask(commands: Any) -> None:
         "piped in is the question, or follows it.",
     )
     ask.add_argument("question", nargs="*", help="the question; may come from the input instead")
-    _model_options(ask)
+    model_options(ask)
     ask.add_argument("--adapter", metavar="NAME", help="answer with this adapter, or `none`")
     ask.add_argument("--system", metavar="TEXT", help="the system message")
     ask.add_argument("--max-tokens", type=int, metavar="N", help="tokens of an answer at most")
@@ -141,65 +125,17 @@ def _ask(commands: Any) -> None:
         action="store_true",
         help="answer each line of the input as a conversation of its own",
     )
-    _json(ask, "one JSON object for each answer, on one line")
-
-
-def _train(commands: Any) -> None:
-    train = _command(commands, "train", "training jobs", "train:status")
-    _json(train)
-    actions = train.add_subparsers(metavar="action")
-    _action(actions, "status", "what is running (the default)", "train:status")
-    now = _action(actions, "now", "train what the buffer holds", "train:now")
-    now.add_argument(
-        "--wait",
-        action="store_true",
-        help="run it here and wait for its end, or wait for the one that is queued or running; "
-        "without this the next chat runs it",
-    )
-    now.add_argument(
-        "--domain", metavar="NAME", help="what its adapter is for, instead of training.domain"
-    )
-    now.add_argument(
-        "--hooks",
-        metavar="NAMES",
-        help="look at gradients: norm, distribution, flow, health, or several with commas",
-    )
-    now.add_argument(
-        "--report",
-        action="store_true",
-        help="draw how gradients flowed through the layers at the end (with --wait)",
-    )
-    now.add_argument(
-        "--logger",
-        action="append",
-        metavar="NAME",
-        help="write it to this tool too, instead of tracking.loggers: rich (with --wait), "
-        "tensorboard, wandb, mlflow, neptune, trackio, otel; may be repeated; `none` is none of "
-        "them",
-    )
-    now.add_argument("--run-name", metavar="NAME", help="what the run is called there")
-    now.add_argument("--run-group", metavar="NAME", help="the group it belongs to there")
-    now.add_argument("--run-id", metavar="ID", help="go on with the run of this id there")
-    now.add_argument(
-        "--tag", action="append", metavar="WORD", help="to find it by; may be repeated"
-    )
-    _trace(now)
-    _action(actions, "plan", "what the next job would do", "train:plan")
-    _action(actions, "cancel", "end the running job; its lessons stay", "train:cancel")
-    _action(actions, "queue", "list all jobs", "train:queue")
-    resume = _action(actions, "resume", "go on with an interrupted job", "train:resume")
-    resume.add_argument("--wait", action="store_true", help="run it here and wait for its end")
-    _trace(resume)
+    json_option(ask, "one JSON object for each answer, on one line")
 
 
 def _adapters(commands: Any) -> None:
-    adapters = _command(commands, "adapters", "what was learned", "adapters:list_all")
-    _json(adapters)
+    adapters = command(commands, "adapters", "what was learned", "adapters:list_all")
+    json_option(adapters)
     actions = adapters.add_subparsers(metavar="action")
-    _action(actions, "list", "every adapter (the default)", "adapters:list_all")
-    show = _action(actions, "show", "everything about one", "adapters:show")
+    action(actions, "list", "every adapter (the default)", "adapters:list_all")
+    show = action(actions, "show", "everything about one", "adapters:show")
     show.add_argument("name")
-    compare = _action(actions, "compare", "how two differ, and how they do", "adapters:compare")
+    compare = action(actions, "compare", "how two differ, and how they do", "adapters:compare")
     compare.add_argument("name")
     compare.add_argument("other", nargs="?", help="its parent, unless another one is named")
     compare.add_argument(
@@ -207,19 +143,19 @@ def _adapters(commands: Any) -> None:
         metavar="N",
         help="show up to N lessons that they answer differently (10); 0 loads no model",
     )
-    rebuild = _action(
+    rebuild = action(
         actions, "rebuild", "train every lesson that stands anew, from the base", "train:rebuild"
     )
     rebuild.add_argument("--wait", action="store_true", help="run it here and wait for its end")
-    _trace(rebuild)
-    without = _action(
+    trace_option(rebuild)
+    without = action(
         actions, "without", "take one round out of an adapter trained as differences",
         "adapters:without",
     )  # fmt: skip
     without.add_argument("name")
     without.add_argument("round", type=int, help="its number, from 1; `adapters show` lists them")
     without.add_argument("--activate", action="store_true", help="answer with it from now on")
-    merge = _action(actions, "merge", "combine several into a new one", "adapters:merge")
+    merge = action(actions, "merge", "combine several into a new one", "adapters:merge")
     merge.add_argument("names", nargs="+", metavar="name", help="two or more of one base model")
     merge.add_argument(
         "--weights", metavar="W,W", help="how much of each, such as 0.7,0.3; equal shares if not"
@@ -238,66 +174,66 @@ def _adapters(commands: Any) -> None:
     )
     merge.add_argument("--name", metavar="NAME", help="what to call it; the time if not given")
     merge.add_argument("--activate", action="store_true", help="answer with it from now on")
-    load = _action(actions, "load", "answer with it from now on", "adapters:load")
+    load = action(actions, "load", "answer with it from now on", "adapters:load")
     load.add_argument("name")
-    _action(actions, "unload", "answer with the base model", "adapters:unload")
-    _action(actions, "rollback", "go back to the one before", "adapters:rollback")
-    rename = _action(actions, "rename", "give it another name", "adapters:rename")
+    action(actions, "unload", "answer with the base model", "adapters:unload")
+    action(actions, "rollback", "go back to the one before", "adapters:rollback")
+    rename = action(actions, "rename", "give it another name", "adapters:rename")
     rename.add_argument("old")
     rename.add_argument("new")
-    domain = _action(actions, "domain", "show or set what it is for", "adapters:domain")
+    domain = action(actions, "domain", "show or set what it is for", "adapters:domain")
     domain.add_argument("name")
     domain.add_argument("domain", nargs="?", help="such as rust or sql")
     domain.add_argument("--clear", action="store_true", help="it is for no domain")
-    delete = _action(actions, "delete", "remove it (not the active one)", "adapters:delete")
+    delete = action(actions, "delete", "remove it (not the active one)", "adapters:delete")
     delete.add_argument("name")
-    prune = _action(actions, "prune", "remove the worst of too many", "adapters:prune")
+    prune = action(actions, "prune", "remove the worst of too many", "adapters:prune")
     prune.add_argument("--keep", metavar="N", help="how many to keep, instead of adapters.max_kept")
     prune.add_argument("--dry-run", action="store_true", help="only say which, and why")
-    export = _action(actions, "export", "write it in PEFT's layout", "adapters:export")
+    export = action(actions, "export", "write it in PEFT's layout", "adapters:export")
     export.add_argument("name")
     export.add_argument("folder")
     export.add_argument(
         "--with-lessons", action="store_true", help="with the text of what was taught"
     )
-    take = _action(actions, "import", "take one in PEFT's layout", "adapters:take")
+    take = action(actions, "import", "take one in PEFT's layout", "adapters:take")
     take.add_argument("folder")
 
 
 def _runs(commands: Any) -> None:
-    runs = _command(commands, "runs", "what training measured", "runs:list_all")
-    _json(runs)
+    runs = command(commands, "runs", "what training measured", "runs:list_all")
+    json_option(runs)
     actions = runs.add_subparsers(metavar="action")
-    _action(actions, "list", "every run, the newest first (the default)", "runs:list_all")
+    action(actions, "list", "every run, the newest first (the default)", "runs:list_all")
     one = "job-3, 3, its name or its id; the newest if not given"
-    show = _action(actions, "show", "one run: settings, metrics, how they went", "runs:show")
+    show = action(actions, "show", "one run: settings, metrics, how they went", "runs:show")
     show.add_argument("name", nargs="?", metavar="run", help=one)
-    compare = _action(actions, "compare", "runs side by side", "runs:compare")
+    compare = action(actions, "compare", "runs side by side", "runs:compare")
     compare.add_argument("names", nargs="+", metavar="run", help="two or more")
-    plot = _action(actions, "plot", "draw loss and learning rate here", "runs:draw")
+    plot = action(actions, "plot", "draw loss and learning rate here", "runs:draw")
     plot.add_argument("name", nargs="?", metavar="run", help=one)
     plot.add_argument(
         "--metric", action="append", metavar="NAME", help="draw this instead; may be repeated"
     )
     plot.add_argument("--width", type=int, metavar="N", help="columns; else those of the terminal")
-    tail = _action(actions, "tail", "the last steps of a run", "runs:tail")
+    tail = action(actions, "tail", "the last steps of a run", "runs:tail")
     tail.add_argument("name", nargs="?", metavar="run", help=one)
     tail.add_argument("-n", "--lines", type=int, metavar="N", default=10, help="so many (10)")
     tail.add_argument(
         "-f", "--follow", action="store_true", help="go on with what is measured, to the run's end"
     )
-    story = _action(actions, "story", "what happened: lessons, answers, checks", "runs:story")
+    story = action(actions, "story", "what happened: lessons, answers, checks", "runs:story")
     story.add_argument(
         "name", nargs="?", metavar="run", help=f"{one}; or the folder of an evaluation"
     )
     story.add_argument("--depth", type=int, metavar="N", help="open scopes only so deep")
     story.add_argument("--html", metavar="FILE", help="write it as a page that folds")
-    delete = _action(actions, "delete", "forget what runs measured", "runs:delete")
+    delete = action(actions, "delete", "forget what runs measured", "runs:delete")
     delete.add_argument("names", nargs="+", metavar="run")
 
 
 def _report(commands: Any) -> None:
-    report = _command(
+    report = command(
         commands,
         "report",
         "a run, an adapter or an evaluation as one page to hand on",
@@ -320,90 +256,90 @@ def _report(commands: Any) -> None:
         "--no-lessons", action="store_true", help="leave out what the user said and was answered"
     )
     report.add_argument("--open", action="store_true", help="show it in the browser")
-    _json(report, "where the file is and what is in it")
+    json_option(report, "where the file is and what is in it")
 
 
 def _feedback(commands: Any) -> None:
-    feedback = _command(commands, "feedback", "what was said about answers", "feedback:list_all")
-    _json(feedback)
+    feedback = command(commands, "feedback", "what was said about answers", "feedback:list_all")
+    json_option(feedback)
     actions = feedback.add_subparsers(metavar="action")
-    shown = _action(actions, "list", "the newest first (the default)", "feedback:list_all")
+    shown = action(actions, "list", "the newest first (the default)", "feedback:list_all")
     shown.add_argument("--limit", type=int, metavar="N", help="at most so many")
     _status(shown)
-    show = _action(actions, "show", "everything about one", "feedback:show")
+    show = action(actions, "show", "everything about one", "feedback:show")
     show.add_argument("number", type=int)
-    edit = _action(actions, "edit", "change what was said", "feedback:edit")
+    edit = action(actions, "edit", "change what was said", "feedback:edit")
     edit.add_argument("number", type=int)
     edit.add_argument("--note", metavar="TEXT", help="what was wrong or right; empty removes it")
     edit.add_argument("--correction", metavar="TEXT", help="the right answer; empty removes it")
     edit.add_argument("--rating", choices=("critical", "medium", "good"))
-    delete = _action(actions, "delete", "take it out of training", "feedback:delete")
+    delete = action(actions, "delete", "take it out of training", "feedback:delete")
     delete.add_argument("number", type=int)
     for name, what in (
         ("accept", "the model's own revision is right"),
         ("refuse", "the model's own revision is wrong, and is not taught"),
     ):
-        decide = _action(actions, name, what, f"feedback:{name}")
+        decide = action(actions, name, what, f"feedback:{name}")
         decide.add_argument("number", type=int)
-    _action(actions, "undo", "take back the last thing done", "feedback:undo")
-    take = _action(actions, "import", "take feedback from a JSONL file", "feedback:take")
+    action(actions, "undo", "take back the last thing done", "feedback:undo")
+    take = action(actions, "import", "take feedback from a JSONL file", "feedback:take")
     take.add_argument("file", help="a file, or - for the input")
     take.add_argument("--strict", action="store_true", help="one bad line means that none is taken")
-    export = _action(actions, "export", "write feedback as JSONL", "feedback:export")
+    export = action(actions, "export", "write feedback as JSONL", "feedback:export")
     export.add_argument("file", nargs="?", default="-", help="a file; the output if missing or -")
     _status(export)
 
 
 def _config(commands: Any) -> None:
-    config = _command(commands, "config", "settings", "config:show")
-    _json(config)
+    config = command(commands, "config", "settings", "config:show")
+    json_option(config)
     actions = config.add_subparsers(metavar="action")
-    show = _action(actions, "show", "every setting (the default)", "config:show")
+    show = action(actions, "show", "every setting (the default)", "config:show")
     show.add_argument("section", nargs="?", default="", help="only those that begin so")
-    get = _action(actions, "get", "one value", "config:get")
+    get = action(actions, "get", "one value", "config:get")
     get.add_argument("key")
-    change = _action(actions, "set", "write one value, comments kept", "config:change")
+    change = action(actions, "set", "write one value, comments kept", "config:change")
     change.add_argument("key")
     change.add_argument("value")
-    _action(actions, "path", "where the file is", "config:path")
+    action(actions, "path", "where the file is", "config:path")
 
 
 def _model(commands: Any) -> None:
-    model = _command(commands, "model", "the base model", "model:info")
-    _json(model)
+    model = command(commands, "model", "the base model", "model:info")
+    json_option(model)
     actions = model.add_subparsers(metavar="action")
-    info = _action(actions, "info", "what it is and takes (the default)", "model:info")
+    info = action(actions, "info", "what it is and takes (the default)", "model:info")
     info.add_argument("name", nargs="?", help="another than the configured one")
-    card = _action(actions, "card", "the same, and what its makers say of it", "model:card")
+    card = action(actions, "card", "the same, and what its makers say of it", "model:card")
     card.add_argument("name", nargs="?", help="another than the configured one")
-    named = _action(actions, "register", "give a model a short name", "model:register")
+    named = action(actions, "register", "give a model a short name", "model:register")
     named.add_argument("name", help="letters, digits, _, . and -")
     named.add_argument("source", help="`embedded`, a folder, or a Hub name")
     named.add_argument("--revision", help="the branch, tag or commit on the Hub")
     named.add_argument("--renderer", metavar="NAME", help="how it is spoken to: template, ...")
     named.add_argument("--notes", metavar="TEXT", default="", help="what to remember of it")
     named.add_argument("--replace", action="store_true", help="also where the name is taken")
-    _action(actions, "list", "the models that have a short name", "model:models")
-    gone = _action(actions, "forget", "take a short name back; the files stay", "model:forget")
+    action(actions, "list", "the models that have a short name", "model:models")
+    gone = action(actions, "forget", "take a short name back; the files stay", "model:forget")
     gone.add_argument("name")
 
 
 def _data(commands: Any) -> None:
-    data = _command(commands, "data", "look at data sets", "data:show")
-    _json(data)
+    data = command(commands, "data", "look at data sets", "data:show")
+    json_option(data)
     actions = data.add_subparsers(metavar="action", required=True)
-    show = _action(actions, "show", "print rows as the conversations they become", "data:show")
+    show = action(actions, "show", "print rows as the conversations they become", "data:show")
     _source(show)
     show.add_argument("--take", type=int, metavar="N", default=3, help="so many (3)")
     show.add_argument("--skip", type=int, metavar="N", default=0, help="pass over so many first")
     show.add_argument("--shuffle", type=int, metavar="SEED", help="in the order that a seed gives")
     show.add_argument("--skip-bad", action="store_true", help="pass over bad rows and count them")
-    check = _action(actions, "check", "read every row: how many, how long, which bad", "data:check")
+    check = action(actions, "check", "read every row: how many, how long, which bad", "data:check")
     _source(check)
 
 
 def _eval(commands: Any) -> None:
-    made = _command(
+    made = command(
         commands,
         "eval",
         "score the model's answers to a data set",
@@ -425,7 +361,7 @@ def _eval(commands: Any) -> None:
         help="such as exact_match,numeric; one with parameters by itself, as regex:^yes or "
         'JSON {"name": ...}; may be repeated. An unknown one lists them all',
     )
-    _model_options(made)
+    model_options(made)
     made.add_argument(
         "--adapter",
         metavar="NAME",
@@ -476,10 +412,9 @@ def _eval(commands: Any) -> None:
     made.add_argument(
         "--retry-errors", action="store_true", help="with --resume: ask again what failed"
     )
-    _json(made)
+    json_option(made)
 
 
-LOG_LEVEL = "what the log file is told: debug, info, warning or error, instead of logging.level"
 SOURCE = (
     "a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .gz), a folder, a pattern, or a "
     "data set of the Hub: owner/name, with :config and @revision where wanted"
@@ -505,53 +440,6 @@ def _format(parser: Parser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="of the format, such as calculator=strip; may be repeated",
-    )
-
-
-def _command(commands: Any, name: str, summary: str, run: str, **options: Any) -> Parser:
-    made: Parser = commands.add_parser(
-        name, help=summary, **{"description": summary.capitalize() + ".", **options}
-    )
-    made.add_argument("--config", metavar="FILE", help="another settings file")
-    if not run.startswith("config:"):
-        made.add_argument("--log-level", metavar="LEVEL", help=LOG_LEVEL)
-    made.set_defaults(run=f"shammah.cli.{run}")
-    return made
-
-
-def _action(actions: Any, name: str, summary: str, run: str) -> Parser:
-    made: Parser = actions.add_parser(name, help=summary, description=summary.capitalize() + ".")
-    # Suppressed, so that an option before the action is not overwritten by its absence after it.
-    made.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    if not run.startswith("config:"):
-        made.add_argument(
-            "--log-level", metavar="LEVEL", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-    made.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="JSON instead of text"
-    )
-    made.set_defaults(run=f"shammah.cli.{run}")
-    return made
-
-
-def _json(parser: Parser, summary: str = "JSON instead of text") -> None:
-    parser.add_argument("--json", action="store_true", help=summary)
-
-
-def _model_options(parser: Parser) -> None:
-    parser.add_argument(
-        "--model", metavar="NAME", help="`embedded`, a registered name, a folder, or a Hub name"
-    )
-    parser.add_argument("--renderer", metavar="NAME", help="how conversations are written for it")
-    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"))
-    parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"))
-
-
-def _trace(parser: Parser) -> None:
-    parser.add_argument(
-        "--trace",
-        metavar="FILE",
-        help="with --wait: write where its time goes, for ui.perfetto.dev or chrome://tracing",
     )
 
 

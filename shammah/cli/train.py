@@ -52,6 +52,10 @@ def now(options: Namespace) -> int:
 
 
 def resume(options: Namespace) -> int:
+    if options.name is not None:
+        from shammah.cli.recipes import go_on
+
+        return go_on(options)
     _check_trace(options)
     if options.wait:
         return asyncio.run(_run_here(options, _resumed))

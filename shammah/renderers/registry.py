@@ -36,6 +36,23 @@ RENDERERS: dict[str, Callable[[Any, Sequence[int]], Renderer]] = {
     "template": TemplateRenderer,
     "role_colon": RoleColonRenderer,
 }
+
+
+def register(name: str, make: Callable[[Any, Sequence[int]], Renderer]) -> None:
+    """Give a renderer a name, by which it is chosen; it is never chosen by itself.
+
+    Args:
+        make: called with a tokenizer and the tokens that end an answer, such as the renderer's
+            class.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if name in RENDERERS or name == AUTO:
+        raise ConfigError(f"There is a renderer {name!r} already.")
+    RENDERERS[name] = make
+
+
 _PROBE = (
     system("You help."),
     user("What is a dog?"),

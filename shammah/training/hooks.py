@@ -274,12 +274,26 @@ class Custom:
         return found if isinstance(found, Report) else Report(found or {})
 
 
-HOOKS: Mapping[str, Callable[[], Hook]] = {
+HOOKS: dict[str, Callable[[], Hook]] = {
     "norm": Norm,
     "distribution": Distribution,
     "flow": Flow,
     "health": Health,
 }
+
+
+def register(name: str, make: Callable[[], Hook]) -> None:
+    """Give a hook a name.
+
+    Args:
+        make: what makes it, such as its class, or `lambda: Custom(name, function)`.
+
+    Raises:
+        TrainingError: the name is taken.
+    """
+    if name in HOOKS:
+        raise TrainingError(f"There is a gradient hook {name} already.")
+    HOOKS[name] = make
 
 
 def make_hooks(specs: Sequence[str]) -> list[Hook]:

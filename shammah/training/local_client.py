@@ -108,6 +108,8 @@ class LocalTrainingClient:
         self.body = Body(base.model, self.lora.layers)
         self.micro_batch_tokens = training.micro_batch_tokens or fitting
         """Tokens computed at once."""
+        self.on_batch: Callable[[Sequence[Datum]], object] | None = None
+        """Is shown what gradients are made from."""
         self._vocabulary = int(base.model.get_input_embeddings().weight.shape[0])
         self._optimizer = AdamW(self.lora.named_parameters())
         self._hooks = [*asked, *hooks]
@@ -126,6 +128,8 @@ class LocalTrainingClient:
         self, datums: Sequence[Datum], loss_fn: str | losses.Loss = "cross_entropy"
     ) -> ForwardBackwardOutput:
         """See `TrainingClient.forward_backward`; `losses.get` says what a name may be."""
+        if self.on_batch is not None:
+            self.on_batch(datums)
         with failures(), self._with_dropout(), torch.enable_grad():
             output = self._run(datums, loss_fn, backward=True)
         self._weight += output.weight

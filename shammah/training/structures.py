@@ -9,7 +9,7 @@ then carries.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shammah.errors import DataError
+from shammah.messages import assistant
 from shammah.ports.datum import Datum, TensorData
 from shammah.structure.citations import CITATION, citations
 from shammah.structure.claims import LABELS, ClaimGraph, parse_claims
@@ -25,7 +26,9 @@ from shammah.training.datums import datum
 from shammah.training.losses import choices
 
 if TYPE_CHECKING:
-    from shammah.renderers.base import RenderedExample
+    from shammah.datasets.formatters.base import ChatExample
+    from shammah.messages import Conversation
+    from shammah.renderers.base import RenderedExample, Renderer
 
 Path = list[tuple[int, int]]
 """Positions and tokens."""
@@ -114,6 +117,34 @@ def structured(
             "skew": TensorData(np.asarray(leaning, dtype=np.float32)),
         },
     )
+
+
+def structured_examples(
+    examples: Iterable[ChatExample], renderer: Renderer, *, max_tokens: int = 0
+) -> tuple[list[Datum], int]:
+    """Examples with all that structured losses take, and how many were left out for being longer
+    than `max_tokens` or for having no answer. Documents that may be cited are those that the
+    metadata's field `shown` names; each answer token weighs 1.
+
+    Raises:
+        DataError, UsageError: see `structured`.
+    """
+    made: list[Datum] = []
+    left_out = 0
+    for example in examples:
+        answer = example.answer
+        rendered = None if answer is None else renderer.supervised(example.messages)
+        if answer is None or rendered is None or 0 < max_tokens < len(rendered.tokens):
+            left_out += 1
+            continue
+
+        def render(text: str, prompt: Conversation = example.prompt) -> RenderedExample:
+            return renderer.supervised((*prompt, assistant(text)))
+
+        weight = float(np.count_nonzero(rendered.weights))
+        shown = [str(each) for each in example.metadata.get("shown") or ()]
+        made.append(structured(answer.text, render, shown=shown, weight=weight))
+    return made, left_out
 
 
 def _add_relations(slots: _Slots, written: _Written, graph: ClaimGraph) -> None:

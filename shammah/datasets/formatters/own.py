@@ -1,17 +1,15 @@
-"""The user's own function as a formatter: a callable, or `module:function`."""
+"""The user's own function as a formatter: a callable, `module:function` or `file.py:function`."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shammah.datasets.formatters.base import ChatExample
 from shammah.datasets.formatters.chat import conversation
-from shammah.errors import InputError, UsageError
+from shammah.errors import InputError
+from shammah.own_code import own_function
 from shammah.ports.dataset_store import Row
 
 KEYS = ("messages", "rejected", "metadata")
@@ -58,30 +56,12 @@ class Own:
 
 
 def own_formatter(name: str, options: Mapping[str, str]) -> Own:
-    """The function that `module:function` names; modules of the working directory count.
+    """The function that `module:function` or `file.py:function` names.
 
     Raises:
         UsageError: there is none, or it cannot be called.
     """
-    module, _, path = name.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:  # noqa: PTH109
-        sys.path.append(os.getcwd())  # noqa: PTH109
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
-            raise UsageError(
-                f"There is no module {module}.",
-                hint="Run from its folder, or put that into PYTHONPATH.",
-            ) from error
-        raise UsageError(f"{module} cannot be imported: {error}.") from error
-    except Exception as error:  # whatever the user's module does
-        raise UsageError(f"{module} cannot be imported: {error!r}.") from error
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise UsageError(f"{module} has no function {path}.")
-    return Own(name, found, dict(options))
+    return Own(name, own_function(name), dict(options))
 
 
 def _list(value: Any) -> Any:

@@ -31,7 +31,7 @@ class Format:
     columns: str
 
 
-FORMATS: Mapping[str, Format] = {
+FORMATS: dict[str, Format] = {
     "scifact": Format(scifact.SciFact, scifact.matches, "claim, evidence, cited_doc_ids"),
     "fever": Format(fever.Fever, fever.matches, "claim, label, evidence"),
     "gsm8k": Format(gsm8k.Gsm8k, gsm8k.matches, "question, answer"),
@@ -44,7 +44,7 @@ FORMATS: Mapping[str, Format] = {
 
 
 def formatter(name: str, options: Mapping[str, str] | None = None) -> Formatter:
-    """The formatter of a name, or the user's own from `module:function`.
+    """The formatter of a name, or the user's own from `module:function` or `file.py:function`.
 
     Raises:
         UsageError: there is no such formatter, function or option.

@@ -26,6 +26,7 @@ NEUTRAL = 2
 """Sentences shown of an abstract without evidence: about as many as evidence has (1.8 in the
 training claims), so that their number gives little away."""
 
+_WHY = ", and give the claims and documents behind it"
 _DOC_ID = re.compile(rb'\s*\{\s*"doc_id"\s*:\s*(\d+)\s*[,}]')
 _WORD = re.compile(r"\w+")
 
@@ -64,14 +65,19 @@ class SciFact:
         show: `evidence` (default) shows the sentences of all evidence sets, and of an abstract
             without evidence the two that share most words with the claim; `abstract` shows every
             sentence of every cited abstract.
+        answer: `label` (default) answers with the label alone; `claims` with the graph behind it,
+            too: the claim, each document with evidence as a claim that cites it, and whether it
+            supports or refutes.
     """
 
     corpus: str = ""
     show: str = "evidence"
+    answer: str = "label"
     _corpora: dict[Path, _Corpus] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         choice("show", self.show, "evidence", "abstract")
+        choice("answer", self.answer, "label", "claims")
 
     def __call__(self, row: Row) -> ChatExample:
         claim = checked(_Claim, row)
@@ -81,7 +87,7 @@ class SciFact:
         asked = "Do the sentences below" if parts else "Do published results"
         question = (
             f"{asked} support or contradict the claim? Answer with SUPPORT, CONTRADICT or "
-            f"NOT_ENOUGH_INFO.\n\nClaim: {claim.claim}"
+            f"NOT_ENOUGH_INFO{_WHY if self.answer == 'claims' else ''}.\n\nClaim: {claim.claim}"
         )
         metadata = {
             "id": claim.id,
@@ -93,7 +99,8 @@ class SciFact:
             "cited": list(claim.cited_doc_ids),
             "shown": {abstract.doc_id: sentences for abstract, sentences in shown},
         }
-        answer = () if label is None else (assistant(label),)
+        said = label if label is None or self.answer == "label" else _graph(claim, label)
+        answer = () if said is None else (assistant(said),)
         return ChatExample((user("\n\n".join([question, *parts])), *answer), metadata=metadata)
 
     def _shown(self, claim: _Claim, origin: Origin) -> list[tuple[_Abstract, list[int]]]:
@@ -178,6 +185,16 @@ def _label(claim: _Claim) -> str | None:
     if len(labels) > 1:
         raise InputError("its evidence both supports and contradicts it")
     return labels.pop() if labels else LABELS[-1]
+
+
+def _graph(claim: _Claim, label: str) -> str:
+    """The label, and why, as a graph of claims (`structure.claims`)."""
+    lines = [label, f"CLAIM[c1]: {' '.join(claim.claim.split())}"]
+    word = "supports" if label == "SUPPORT" else "refutes"
+    for number, document in enumerate(claim.evidence or {}, start=2):
+        lines.append(f"CLAIM[c{number}]: It is in [Document {document}].")
+        lines.append(f"RELATION: c{number} {word} c1")
+    return "\n".join(lines)
 
 
 def _document(abstract: _Abstract, sentences: list[int]) -> str:

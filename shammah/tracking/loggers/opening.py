@@ -12,6 +12,7 @@ from shammah.tracking.loggers.jsonl import JsonlLogger
 from shammah.tracking.loggers.multiplexer import CAPACITY, Multiplexer
 from shammah.tracking.loggers.store import StoreLogger
 
+_OWN: dict[str, Callable[[RunIdentity], RunLogger]] = {}
 LOGGERS: dict[str, str] = {
     "tensorboard": "TensorBoardLogger",
     "wandb": "WandbLogger",
@@ -25,6 +26,20 @@ FOREGROUND = ("rich",)
 """Loggers that belong to the terminal where somebody waits, not to the process that trains."""
 
 
+def register(name: str, make: Callable[[RunIdentity], RunLogger]) -> None:
+    """Give a logger of one's own a name.
+
+    Args:
+        make: opens it for a run, in the thread that will use it; such as its class.
+
+    Raises:
+        TrackingError: the name is taken.
+    """
+    if name in LOGGERS or name in FOREGROUND or name in _OWN:
+        raise TrackingError(f"there is a logger {name!r} already.")
+    _OWN[name] = make
+
+
 def open_loggers(
     names: Sequence[str],
     run: RunIdentity,
@@ -36,7 +51,7 @@ def open_loggers(
     Never fails: what cannot be opened is told in a line and left out.
 
     Args:
-        names: of `LOGGERS`; those of the foreground are passed over.
+        names: of `LOGGERS` or registered ones; those of the foreground are passed over.
     """
     queued: dict[str, Callable[[], RunLogger]] = {"runs": lambda: StoreLogger(run)}
     for name in dict.fromkeys(names):
@@ -52,9 +67,12 @@ def open_logger(name: str, run: RunIdentity) -> RunLogger:
         TrackingError: there is no such logger, or its package is missing or too old.
         Exception: whatever the tool's client raises where it cannot begin.
     """
+    if name in _OWN:
+        return _OWN[name](run)
     if name not in LOGGERS:
         raise TrackingError(
-            f"there is no logger {name!r}.", hint=f"There are {', '.join(LOGGERS)} and rich."
+            f"there is no logger {name!r}.",
+            hint=f"There are {', '.join([*LOGGERS, *_OWN])} and rich.",
         )
     try:
         module = importlib.import_module(f"shammah.tracking.loggers.{name}")

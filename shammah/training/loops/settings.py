@@ -12,22 +12,30 @@ ScheduleName = Literal["constant", "linear", "cosine", "polynomial", "exponentia
 class LoopSettings(BaseModel):
     """Settings of `engine.run_loop`. Values are checked when it is made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     learning_rate: float = Field(1e-4, gt=0, le=1.0)
+    """The highest one."""
     schedule: ScheduleName = "linear"
+    """How the learning rate falls."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps in which it rises first."""
     power: float = Field(2.0, gt=0)
-    """Of the polynomial schedule: `(1 - x)^power`."""
+    """Of the polynomial schedule: (1 - x)^power."""
     final_share: float = Field(0.01, gt=0, le=1.0)
     """Share of the learning rate that the exponential schedule ends at."""
     epochs: int = Field(1, ge=1)
+    """How often all examples are gone through."""
     max_steps: int = Field(0, ge=0)
     """Optimiser steps at most; 0 means epochs alone decide."""
     beta1: float = Field(0.9, ge=0, lt=1)
+    """Of AdamW."""
     beta2: float = Field(0.99, ge=0, lt=1)
+    """Of AdamW."""
     eps: float = Field(1e-8, gt=0)
+    """Of AdamW."""
     weight_decay: float = Field(0.0, ge=0)
+    """Of AdamW."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
     evaluate_every: int = Field(0, ge=0)
@@ -51,3 +59,4 @@ class LoopSettings(BaseModel):
     """A loss above so many times the mean of the last twenty is a divergence; 0 looks for what is
     not finite alone."""
     seed: int = Field(0, ge=0)
+    """Of the order and of all that is drawn."""

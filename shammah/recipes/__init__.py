@@ -1,0 +1,1 @@
+"""Workflows built of stages, and the ready ones that train an adapter with one command."""

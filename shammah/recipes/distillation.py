@@ -1,0 +1,226 @@
+"""Distillation: a model learns to answer as another one does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from shammah.errors import UsageError
+from shammah.files import write_atomic
+from shammah.recipes.backends import Backends, Factory
+from shammah.recipes.context import Context
+from shammah.recipes.place import RunPlace
+from shammah.recipes.stage import stage
+from shammah.recipes.training_recipe import TrainingRecipe
+
+if TYPE_CHECKING:
+    from shammah.datasets import ChatExample
+    from shammah.ports.training_client import TrainingClient
+    from shammah.recipes.material import Material
+    from shammah.recipes.workflow import Workflow
+    from shammah.training.loops.method import Method
+
+ANSWERS = "teacher.jsonl"
+AT_ONCE = 4
+"""Questions that a server is asked together."""
+
+
+class Distillation(TrainingRecipe):
+    """Learn to answer as a teacher does: another local model, or a server with the OpenAI API."""
+
+    kind: ClassVar[str] = "distill"
+    purpose: ClassVar[str] = "learn to answer as another model does"
+    rate_share: ClassVar[float] = 0.5
+    figure: ClassVar[tuple[str, bool]] = ("loss", True)
+
+    teacher: str
+    """A model as `--model` takes it, or the address of a server: http://localhost:8000/v1."""
+    teacher_model: str = ""
+    """What the server calls the model."""
+    teacher_adapter: str = ""
+    """An adapter of the library that a local teacher answers with."""
+    how: Literal["answers", "distribution", "on-policy"] = "answers"
+    """answers: learn what the teacher answers. distribution: match its likeliest tokens at each
+    token of the data's own answers (local teachers). on-policy: the student answers, and the
+    teacher says how likely it finds each token (the same tokenizer)."""
+    batch_size: int = Field(8, ge=1)
+    """Answers of a step; on-policy, prompts of a draw."""
+    group: int = Field(4, ge=1)
+    """On-policy: answers to each prompt."""
+    max_tokens: int = Field(256, ge=1)
+    """Tokens of an answer at most."""
+    temperature: float = Field(1.0, ge=0)
+    """Of whoever answers."""
+    top_k: int = Field(32, ge=1)
+    """Of a distribution: so many of the likeliest tokens; all others count as one more."""
+    direction: Literal["forward", "reverse"] = "forward"
+    """Of the divergence of distributions: from the teacher to the student, or the other way."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Distillation:
+        if self.remote and not self.teacher_model:
+            raise ValueError("a server needs teacher_model, what it calls the model")
+        if self.remote and self.how == "distribution":
+            raise ValueError("a server does not tell its distributions: how = answers or on-policy")
+        if self.how == "on-policy" and not self.temperature:
+            raise ValueError("on-policy draws: temperature is above 0")
+        return self
+
+    @property
+    def remote(self) -> bool:
+        """Whether the teacher is a server."""
+        return self.teacher.startswith(("http://", "https://"))
+
+    @property
+    def ready(self) -> bool:
+        """See `TrainingRecipe.ready`: not before the server was asked."""
+        return not (self.remote and self.how == "answers")
+
+    @classmethod
+    def path_fields(cls) -> tuple[str, ...]:
+        """See `Recipe.path_fields`."""
+        return (*super().path_fields(), "teacher")
+
+    def workflow(self) -> Workflow:
+        """See `Recipe.workflow`: a server is asked first."""
+        from shammah.recipes.fitting import fit
+        from shammah.recipes.preparing import prepare
+        from shammah.recipes.publishing import publish
+        from shammah.recipes.workflow import workflow
+
+        asked = (ask,) if self.remote and self.how == "answers" else ()
+        return workflow(self.kind, prepare, *asked, fit, publish)
+
+    def provide(self, backends: Backends, place: RunPlace) -> None:
+        """See `Recipe.provide`: also `teacher`."""
+        super().provide(backends, place)
+        backends["teacher"] = Factory(lambda: self._teacher(backends))
+
+    def _teacher(self, backends: Backends) -> Any:
+        if self.remote:
+            from shammah.backends.openai_llm import OpenAILLM
+            from shammah.backends.openai_logprobs import OpenAILogprobs
+
+            kind = OpenAILogprobs if self.how == "on-policy" else OpenAILLM
+            return kind(self.teacher_model, base_url=self.teacher)
+        from shammah.adapters.weights import load_checked
+        from shammah.generation.local_sampling import BaseSamplingClient
+        from shammah.models.load import load_base_model
+
+        base = load_base_model(self.model_settings().model_copy(update={"name": self.teacher}))
+        weights = None
+        if self.teacher_adapter:
+            adapter = backends["library"].get(self.teacher_adapter)
+            weights = load_checked(adapter.path, adapter.require_metadata(), base.shape)
+        if base.tokenizer.get_vocab() != backends["base"].tokenizer.get_vocab():
+            raise UsageError(
+                f"{self.teacher} and {self.model} have other tokenizers.",
+                hint="Serve the teacher with an OpenAI-compatible server, and learn its answers.",
+            )
+        return BaseSamplingClient(base, weights, self.teacher_adapter or None)
+
+    def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
+        """See `TrainingRecipe.method`."""
+        from shammah.training.loops.distillation import (
+            OffPolicyDistillation,
+            OffPolicySettings,
+            OnPolicyDistillation,
+            OnPolicySettings,
+        )
+
+        examples, held_out, renderer = material.examples, material.judged, material.renderer
+        if self.how == "on-policy":
+            return OnPolicyDistillation(
+                examples,
+                backends["teacher"],
+                renderer,
+                OnPolicySettings(
+                    prompts=self.batch_size,
+                    group=self.group,
+                    max_tokens=self.max_tokens,
+                    temperature=self.temperature,
+                    seed=self.seed,
+                ),
+                held_out=held_out,
+            )
+        if self.remote:
+            place: RunPlace = backends["place"]
+            answers = _answers(place)
+            examples, held_out = _answered(examples, answers), _answered(held_out, answers)
+        given = self.remote or self.how == "distribution"
+        return OffPolicyDistillation(
+            examples,
+            None if self.remote else backends["teacher"],
+            renderer,
+            OffPolicySettings(
+                batch=self.batch_size,
+                answers="given" if given else "teacher",
+                match="distribution" if self.how == "distribution" else "text",
+                direction=self.direction,
+                top_k=self.top_k,
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                seed=self.seed,
+            ),
+            held_out=held_out,
+        )
+
+
+@stage(needs=("data",), gives=("asked",))
+async def ask(context: Context) -> None:
+    """Ask the server each question, and keep its answers."""
+    from shammah.ports.llm_client import ChatParams
+    from shammah.training.loops.rollouts import together
+
+    recipe: Distillation = context.config
+    place: RunPlace = context.backends["place"]
+    material: Material = context.backends["material"]
+    params = ChatParams(
+        max_tokens=recipe.max_tokens, temperature=recipe.temperature, seed=recipe.seed
+    )
+    known = _answers(place)
+    missing = [
+        each
+        for each in (*material.examples, *material.held_out)
+        if _key(each) not in known
+    ]  # fmt: skip
+    for start in range(0, len(missing), AT_ONCE):
+        if context.stopping():
+            context.interrupt()
+        members = missing[start : start + AT_ONCE]
+        found = await together(
+            [context.backends["teacher"].chat(each.prompt, params) for each in members]
+        )
+        known |= {
+            _key(each): answer.message.text for each, answer in zip(members, found, strict=True)
+        }
+        # What was asked, and perhaps paid for, is not asked again.
+        lines = (json.dumps([key, text], ensure_ascii=False) for key, text in known.items())
+        write_atomic(place.folder / ANSWERS, "\n".join(lines) + "\n")
+    context.state["asked"] = len(known)
+
+
+def _answers(place: RunPlace) -> dict[str, str]:
+    try:
+        lines = (place.folder / ANSWERS).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    return dict(json.loads(line) for line in lines)
+
+
+def _answered(examples: Sequence[ChatExample], answers: Mapping[str, str]) -> list[ChatExample]:
+    from shammah.messages import assistant
+
+    return [
+        replace(each, messages=(*each.prompt, assistant(answers[_key(each)]))) for each in examples
+    ]
+
+
+def _key(example: ChatExample) -> str:
+    from shammah.messages import to_dicts
+
+    return json.dumps(to_dicts(example.prompt), ensure_ascii=False)

@@ -1,0 +1,82 @@
+"""The second stage of a recipe: train, with checkpoints that a killed run goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from shammah.errors import TrainingError
+from shammah.ports.training_client import TrainingClient
+from shammah.recipes.context import Context
+from shammah.recipes.material import Material
+from shammah.recipes.place import RunPlace
+from shammah.recipes.stage import stage
+from shammah.recipes.training_recipe import TrainingRecipe
+
+LAST = 20
+"""Steps whose mean is called the final loss: that of one batch says little."""
+
+
+@stage(needs=("data",), gives=("trained", "lessons"))
+async def fit(context: Context) -> None:
+    """Train the adapter."""
+    import torch
+
+    from shammah.training.loops.engine import Callbacks, run_loop
+
+    recipe: TrainingRecipe = context.config
+    place: RunPlace = context.backends["place"]
+    material: Material = context.backends["material"]
+    if material.digest != context.state["data"]["digest"]:
+        raise TrainingError(
+            f"{recipe.data} is not what it was when this run began.",
+            hint="Start a new run, or put the old data back.",
+        )
+    torch.set_num_threads(material.base.threads)
+    client: TrainingClient = context.backends["client"]
+    method = recipe.method(material, client, context.backends)
+    width = int(material.base.model.config.get_text_config(decoder=True).hidden_size)
+    loop = recipe.loop(width, method.steps_per_epoch)
+    info = await client.info()
+    place.manifest.update(loop=loop.model_dump(mode="json"), adapter=asdict(info))
+
+    def on_checkpoint(written: dict[str, Any]) -> None:
+        place.manifest.checkpoint(int(written["step"]), str(written["folder"]))
+
+    result = await run_loop(
+        client,
+        method,
+        loop,
+        folder=place.checkpoints,
+        callbacks=Callbacks(on_checkpoint=[on_checkpoint]),
+        should_stop=context.stopping,
+    )
+    if result.stopped:
+        context.interrupt()
+    if place.leads:
+        await client.save_weights(place.weights)
+        context.artifacts["weights"] = place.weights
+    context.state["lessons"] = await recipe.lessons(material, client)
+    losses = result.losses[-LAST:]
+    if losses:
+        context.metrics["final_loss"] = sum(losses) / len(losses)
+    for when, figures in (("before", result.before), ("after", result.figures)):
+        context.metrics.update({f"{when}/{name}": value for name, value in figures.items()})
+    context.state["trained"] = {
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "ended": result.ended,
+        "best_step": result.best_step,
+        "learning_rate": loop.learning_rate,
+        "rank": info.rank,
+        "alpha": info.alpha,
+        "rslora": info.rslora,
+        "dropout": recipe.lora.dropout,
+        "target_modules": list(info.target_modules),
+        "parameters": info.trainable_parameters,
+        "parent": recipe.adapter or None,
+        "base_model": info.model,
+        "base_fingerprint": info.fingerprint,
+    }

@@ -1,0 +1,157 @@
+"""What a recipe learns from: examples, some of them held out, and how they are written.
+
+Knows data and a renderer; no training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shammah.datasets import ChatExample, Examples, open_dataset
+from shammah.errors import InputError, UsageError
+from shammah.messages import Conversation, to_dicts
+from shammah.ports.dataset_store import BadRow, OnBad
+from shammah.renderers.registry import renderer_for
+
+if TYPE_CHECKING:
+    from shammah.models.load import BaseModel
+    from shammah.recipes.training_recipe import TrainingRecipe
+    from shammah.renderers.base import Renderer
+
+MOST_HELD_OUT = 500
+"""Rows that a share holds out at most: more make evaluations slower, not surer."""
+LEAST_DIVIDED = 30
+"""Of fewer rows a share holds out none: each is wanted."""
+MOST_JUDGED = 200
+"""Of the rows that are learned, how many are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The examples of a run, in the order of their source. `digest` tells them apart from others,
+    `bad` are rows that were passed over."""
+
+    base: BaseModel
+    renderer: Renderer
+    format: str
+    examples: Sequence[ChatExample]
+    held_out: Sequence[ChatExample]
+    bad: int
+    first_bad: Sequence[BadRow]
+    max_tokens: int
+    """Of an example at most."""
+
+    @property
+    def judged(self) -> Sequence[ChatExample]:
+        """What evaluations are on: what is held out; the first examples where nothing is, which
+        tells what was learned and nothing about the rest."""
+        return self.held_out or self.examples[:MOST_JUDGED]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is said in all examples."""
+        mark = hashlib.sha256()
+        for example in [*self.examples, None, *self.held_out]:
+            said = example and [
+                to_dicts(example.messages),
+                None if example.rejected is None else to_dicts(example.rejected),
+            ]
+            mark.update(json.dumps(said, sort_keys=True).encode() + b"\n")
+        return mark.hexdigest()
+
+    def shown(self, count: int = 3) -> list[dict[str, Any]]:
+        """The first examples as the model is given them: tokens, their weights, and the text with
+        what is learned in it marked by ⟦ ⟧."""
+        return [_shown(example.messages, example, self) for example in self.examples[:count]]
+
+
+def material_of(recipe: TrainingRecipe, base: BaseModel) -> Material:
+    """Read the data of a recipe.
+
+    Raises:
+        DatasetError, InputError, UsageError: they cannot be read, do not fit the format, or nothing
+            is left to learn.
+    """
+    renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
+    read = _read(recipe, recipe.data)
+    examples, bad = list(read), read.bad_rows
+    if isinstance(recipe.held_out, str):
+        held = list(_read(recipe, recipe.held_out))
+        if not held:
+            raise InputError(f"{recipe.held_out} has no row to evaluate on.")
+    else:
+        examples, held = divided(examples, recipe.held_out, recipe.seed)
+    if not examples:
+        raise InputError(
+            f"{recipe.data} leaves no example to learn.",
+            hint="Hold out fewer, or look: `shammah data check`.",
+        )
+    longest = min(recipe.max_length or base.context_length, base.context_length)
+    return Material(
+        base, renderer, read.format, examples, held, bad.count, tuple(bad.first), longest
+    )
+
+
+def divided(
+    examples: Sequence[ChatExample], held_out: float, seed: int
+) -> tuple[list[ChatExample], list[ChatExample]]:
+    """Examples to learn and to evaluate on, each in their order; which is drawn from the seed.
+
+    Args:
+        held_out: a share below 1, of `LEAST_DIVIDED` rows or more and `MOST_HELD_OUT` at most; or a
+            number.
+
+    Raises:
+        UsageError: nothing would be left to learn.
+    """
+    share = min(MOST_HELD_OUT, round(held_out * len(examples)))
+    share = share if len(examples) >= LEAST_DIVIDED else 0
+    count = share if held_out < 1 else int(held_out)
+    if count and count >= len(examples):
+        raise UsageError(
+            f"{count} of {len(examples)} rows held out leave nothing to learn.",
+            hint="Lower held_out.",
+        )
+    random = np.random.Generator(np.random.PCG64([seed, 1]))
+    out = set(random.permutation(len(examples))[:count].tolist())
+    return (
+        [each for index, each in enumerate(examples) if index not in out],
+        [examples[index] for index in sorted(out)],
+    )
+
+
+def _read(recipe: TrainingRecipe, source: str) -> Examples:
+    on_bad: OnBad = "skip" if recipe.skip_bad else "raise"
+    dataset = open_dataset(source, split=recipe.split or None, on_bad=on_bad)
+    if recipe.limit:
+        dataset = dataset.take(recipe.limit)
+    return dataset.examples(recipe.format or None, **recipe.format_options)
+
+
+def _shown(messages: Conversation, example: ChatExample, material: Material) -> dict[str, Any]:
+    renderer, tokenizer = material.renderer, material.base.tokenizer
+    if example.answer is None:
+        tokens = list(renderer.generation_prompt(messages))
+        weights = [0.0] * len(tokens)
+    else:
+        rendered = renderer.supervised(messages)
+        tokens, weights = list(rendered.tokens), list(rendered.weights)
+    parts: list[str] = []
+    start = 0
+    for end in range(1, len(tokens) + 1):
+        if end == len(tokens) or (weights[end] > 0) != (weights[start] > 0):
+            text = tokenizer.decode(tokens[start:end])
+            parts.append(f"⟦{text}⟧" if weights[start] > 0 else text)
+            start = end
+    return {
+        "place": example.place,
+        "text": "".join(parts),
+        "tokens": tokens,
+        "weights": weights,
+    }

@@ -1,0 +1,46 @@
+"""Preference optimisation: pairs of answers, of which one is the better (DPO and its kin)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from shammah.recipes.training_recipe import TrainingRecipe
+
+if TYPE_CHECKING:
+    from shammah.ports.training_client import TrainingClient
+    from shammah.recipes.context import Backends
+    from shammah.recipes.material import Material
+    from shammah.training.loops.method import Method
+
+
+class DPO(TrainingRecipe):
+    """Learn to answer as in the chosen one of two answers. `--loss kto`, `npo` and
+    `dpo:variant=ipo` learn from the same pairs."""
+
+    kind: ClassVar[str] = "dpo"
+    purpose: ClassVar[str] = "learn from pairs of answers which is the better"
+    rate_share: ClassVar[float] = 0.5
+    figure: ClassVar[tuple[str, bool]] = ("loss", True)
+
+    batch_size: int = Field(16, ge=1)
+    """Pairs of a pass."""
+    accumulation: int = Field(1, ge=1)
+    """Passes of an optimiser step."""
+    loss: str = "dpo:beta=0.1"
+    """dpo, dpo:variant=ipo, dpo:supervised=0.2, kto, npo, or a mixture with dpo."""
+
+    def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
+        """See `TrainingRecipe.method`."""
+        from shammah.training.loops.pairs import pairs_of
+        from shammah.training.loops.preference import PreferenceMethod
+
+        return PreferenceMethod(
+            pairs_of(material.examples, material.renderer),
+            pairs_of(material.judged, material.renderer),
+            loss=self.loss,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            seed=self.seed,
+        )

@@ -1,0 +1,40 @@
+"""The first stage of a recipe: read the data, hold some out, look at the first ones."""
+
+from __future__ import annotations
+
+from shammah.recipes.context import Context
+from shammah.recipes.material import Material
+from shammah.recipes.place import RunPlace
+from shammah.recipes.stage import stage
+from shammah.recipes.training_recipe import TrainingRecipe
+
+
+@stage(gives=("data",))
+def prepare(context: Context) -> None:
+    """Read the data, hold some out, note what the model is given."""
+    recipe: TrainingRecipe = context.config
+    place: RunPlace = context.backends["place"]
+    material: Material = context.backends["material"]
+    data = {
+        "source": recipe.data,
+        "format": material.format,
+        "digest": material.digest,
+        "examples": len(material.examples),
+        "held_out": len(material.held_out),
+        "bad_rows": material.bad,
+        "first_bad_rows": [
+            {"place": row.place, "reason": row.reason} for row in material.first_bad
+        ],
+    }
+    place.manifest.update(
+        data=data,
+        model={
+            "name": material.base.name,
+            "fingerprint": material.base.fingerprint,
+            "dtype": str(material.base.dtype).removeprefix("torch."),
+            "device": material.base.device,
+            "renderer": material.renderer.name,
+        },
+        first_samples=material.shown(),
+    )
+    context.state["data"] = data

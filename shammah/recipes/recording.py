@@ -1,0 +1,100 @@
+"""How a run of a recipe is written down: in its folder, in the store of all runs, in the tools that
+were chosen. What is said in the examples is written nowhere but in the run's own folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from shammah.recipes.place import RunPlace
+from shammah.recipes.recipe import Recipe
+from shammah.settings import TrackingSettings
+from shammah.tracking import telemetry
+from shammah.tracking.loggers.base import Artifact, Outcome, RunIdentity
+from shammah.tracking.loggers.multiplexer import Multiplexer
+from shammah.tracking.loggers.opening import open_loggers
+
+STEP = "training.step"
+OTHERS = ("training.eval", "training.checkpoint", "training.gradients")
+
+
+class Recording:
+    """The loggers of one run. `outcome` is how it will have ended."""
+
+    def __init__(self, loggers: Multiplexer) -> None:
+        self.loggers = loggers
+        self.outcome: Outcome = "done"
+
+    def adapter(self, artifact: Artifact) -> None:
+        """The result, with what it was made from."""
+        self.loggers.log_artifact(artifact)
+
+    def measured(self, name: str, figures: Mapping[str, int | float], about: Any) -> None:
+        """Take an event of the loop."""
+        step = int(figures["step"])
+        finite = {
+            key: value
+            for key, value in figures.items()
+            if key not in ("step", "steps", "seconds_left") and math.isfinite(value)
+        }
+        if name != STEP:
+            kind = name.removeprefix("training.")
+            finite = {f"{kind}/{key}": value for key, value in finite.items()}
+        self.loggers.log_metrics(finite, step)
+
+
+@contextmanager
+def recorded(
+    recipe: Recipe,
+    place: RunPlace,
+    tracking: TrackingSettings,
+    *,
+    resumed: bool,
+    hparams: Mapping[str, Any],
+    tell: Callable[[str], object],
+) -> Iterator[Recording]:
+    """The run of a recipe while inside; it ends as its `outcome` says, by an error as failed.
+
+    Args:
+        tell: is given a line about each logger that fails, and about gradients that do.
+    """
+    name = place.folder.name
+    run = RunIdentity(
+        name=name,
+        key=tracking.run_id or name,
+        folder=place.folder,
+        data=place.paths.data,
+        project=tracking.project,
+        title=tracking.name,
+        group=tracking.group or recipe.kind,
+        tags=tuple(tracking.tags),
+        # Where training goes on from is known only when the checkpoint is read.
+        resumed_step=int(resumed),
+        online=tracking.online,
+        mlflow_uri=tracking.mlflow_uri,
+        otel_endpoint=tracking.otel_endpoint,
+    )
+    chosen = list(dict.fromkeys([*tracking.loggers, *recipe.loggers]))
+    loggers = open_loggers(chosen, run, tell=tell)
+    recording = Recording(loggers)
+    loggers.log_hparams(hparams)
+
+    def issue(name: str, measured: Mapping[str, int | float], about: Mapping[str, Any]) -> None:
+        tell(str(about["text"]))
+
+    try:
+        with (
+            telemetry.attached("recipe run", [STEP, *OTHERS], recording.measured),
+            telemetry.attached("recipe issues", ["training.issue"], issue),
+        ):
+            yield recording
+    except Exception:
+        recording.outcome = "failed"
+        raise
+    except BaseException:  # a signal
+        recording.outcome = "interrupted"
+        raise
+    finally:
+        loggers.close(recording.outcome)

@@ -1,0 +1,133 @@
+"""Reinforcement: answers that a reward likes better than others of their group become likelier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from shammah.errors import InputError, UsageError
+from shammah.own_code import own_function
+from shammah.recipes.backends import Backends, Factory
+from shammah.recipes.training_recipe import TrainingRecipe
+
+if TYPE_CHECKING:
+    from shammah.datasets import ChatExample
+    from shammah.ports.training_client import TrainingClient
+    from shammah.recipes.material import Material
+    from shammah.recipes.place import RunPlace
+    from shammah.training.loops.environments import RewardFunction
+    from shammah.training.loops.method import Method
+
+
+class Reinforcement(TrainingRecipe):
+    """Draw a group of answers to each prompt, reward them, and make the better ones likelier."""
+
+    kind: ClassVar[str] = "rl"
+    purpose: ClassVar[str] = "make answers likelier that a reward likes"
+    rate_share: ClassVar[float] = 0.5
+    figure: ClassVar[tuple[str, bool]] = ("reward", False)
+
+    reward: str
+    """What an answer is worth: a scorer by name (`numeric`, `exact_match`, `regex:^Yes`), your own
+    `file.py:function` of the answer and the example, or a run of `shammah train reward`."""
+    prompts: int = Field(4, ge=1)
+    """Examples that a draw takes."""
+    group: int = Field(8, ge=2)
+    """Answers to each of them."""
+    max_tokens: int = Field(256, ge=1)
+    """Tokens of an answer at most."""
+    temperature: float = Field(1.0, gt=0)
+    """Of the drawing."""
+    loss: str = "importance_sampling"
+    """importance_sampling, ppo, or ppo:clip_high=0.28."""
+    inner_epochs: int = Field(1, ge=1)
+    """Optimiser steps with each draw; more than one wants ppo."""
+    divide_by_std: bool = False
+    """Divide advantages by the standard deviation of their group's rewards."""
+    kl: Literal["none", "reward", "loss"] = "none"
+    """How the base is held to: not, by a price on the reward, or by a term of the loss."""
+    kl_weight: float = Field(0.05, ge=0)
+    """How much."""
+
+    def provide(self, backends: Backends, place: RunPlace) -> None:
+        """See `Recipe.provide`: also `reward`, a function of an answer and its example."""
+        super().provide(backends, place)
+        backends["reward"] = Factory(lambda: reward_of(self.reward, backends))
+
+    def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
+        """See `TrainingRecipe.method`."""
+        from shammah.training.local_client import LocalTrainingClient
+        from shammah.training.loops.environments import rewarded
+        from shammah.training.loops.reinforcement import Reinforcement as Method_
+        from shammah.training.loops.reinforcement import ReinforcementSettings
+
+        shared = {name: getattr(self, name) for name in ReinforcementSettings.model_fields.keys()
+                  & type(self).model_fields.keys()}  # fmt: skip
+        base = client.base_sampler if isinstance(client, LocalTrainingClient) else None
+        return Method_(
+            material.examples,
+            rewarded(backends["reward"]),
+            material.renderer,
+            ReinforcementSettings(**shared),
+            held_out=material.judged,
+            reference=base if self.kl != "none" else None,
+        )
+
+
+def reward_of(spec: str, backends: Backends) -> RewardFunction:
+    """The reward that a text stands for.
+
+    Raises:
+        UsageError: it stands for nothing.
+    """
+    place: RunPlace = backends["place"]
+    if (place.paths.runs / spec).is_dir():
+        return _model(spec, place.paths.runs / spec, backends)
+    source, colon, _ = spec.rpartition(":")
+    if colon and (source.endswith(".py") or "/" in source or "." in source):
+        found: RewardFunction = own_function(spec)
+        return found
+    return _scorer(spec)
+
+
+def _scorer(spec: str) -> RewardFunction:
+    from shammah.evaluation.registry import scorer
+
+    try:
+        found = scorer(spec)
+    except UsageError as error:
+        raise UsageError(
+            f"{spec!r} is no reward: {error.message}",
+            hint="A reward is a scorer, file.py:function, or a run of `shammah train reward`.",
+        ) from error
+
+    async def reward(answer: str, example: ChatExample) -> float:
+        target = example.answer.text if example.answer else ""
+        return (await found.score(answer, target, example.metadata)).value
+
+    reward.__qualname__ = spec
+    return reward
+
+
+def _model(name: str, folder: Path, backends: Backends) -> RewardFunction:
+    """A reward model on a base model of its own: that of the training is being changed."""
+    from shammah.messages import assistant
+    from shammah.models.load import load_base_model
+    from shammah.recipes.launching import recipe_of
+    from shammah.renderers.registry import renderer_for
+    from shammah.training.reward_model import RewardModel
+
+    weights = folder / "adapter.safetensors"
+    if not weights.exists():
+        raise InputError(f"The run {name} has no reward model yet.", hint="Go on with it first.")
+    base = load_base_model(recipe_of(folder).model_settings())
+    renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
+    model = RewardModel.load(base, renderer, weights)
+
+    def reward(answer: str, example: ChatExample) -> float:
+        return float(model.score([(*example.prompt, assistant(answer))])[0])
+
+    reward.__qualname__ = name
+    return reward

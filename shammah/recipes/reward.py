@@ -1,0 +1,62 @@
+"""Reward modelling: from pairs of answers to a model that scores answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from shammah.recipes.training_recipe import TrainingRecipe
+
+if TYPE_CHECKING:
+    from shammah.ports.training_client import TrainingClient
+    from shammah.recipes.context import Backends
+    from shammah.recipes.material import Material
+    from shammah.recipes.workflow import Workflow
+    from shammah.training.loops.method import Method
+    from shammah.training.reward_client import RewardTrainingClient
+
+
+class RewardModeling(TrainingRecipe):
+    """Learn to score answers from pairs, of which one is the better (Bradley-Terry). The result
+    scores, and does not answer: it stays in the run's folder, for `shammah train rl --reward`."""
+
+    kind: ClassVar[str] = "reward"
+    purpose: ClassVar[str] = "learn to score answers, from pairs of them"
+    rate_share: ClassVar[float] = 0.5
+    figure: ClassVar[tuple[str, bool]] = ("accuracy", False)
+
+    batch_size: int = Field(16, ge=1)
+    """Pairs of a pass."""
+    accumulation: int = Field(1, ge=1)
+    """Passes of an optimiser step."""
+    loss: str = "reward_bradley_terry"
+    """Of pairs of scores; `reward_bradley_terry:center=0.01` holds them near zero."""
+
+    def workflow(self) -> Workflow:
+        """See `Recipe.workflow`: nothing is published."""
+        from shammah.recipes.fitting import fit
+        from shammah.recipes.preparing import prepare
+        from shammah.recipes.workflow import workflow
+
+        return workflow(self.kind, prepare, fit)
+
+    def client(self, *given: Any, **named: Any) -> RewardTrainingClient:
+        """See `TrainingRecipe.client`: one with a scalar head."""
+        from shammah.training.reward_client import RewardTrainingClient
+
+        return RewardTrainingClient(*given, **named)
+
+    def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
+        """See `TrainingRecipe.method`."""
+        from shammah.training.loops.reward import RewardMethod
+        from shammah.training.reward_model import scored_pairs
+
+        return RewardMethod(
+            scored_pairs(material.examples, material.renderer),
+            scored_pairs(material.judged, material.renderer),
+            loss=self.loss,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            seed=self.seed,
+        )

@@ -1,0 +1,195 @@
+"""What the recipes have in common that train on a data set by one loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from shammah.recipes.recipe import Recipe, listed, paired
+from shammah.settings import LoraSettings
+from shammah.training.loops.settings import LoopSettings
+from shammah.training.schedule import rate_for_width
+
+if TYPE_CHECKING:
+    from shammah.ports.training_client import TrainingClient
+    from shammah.recipes.backends import Backends
+    from shammah.recipes.material import Material
+    from shammah.recipes.place import RunPlace
+    from shammah.recipes.workflow import Workflow
+    from shammah.training.local_client import LocalTrainingClient
+    from shammah.training.loops.method import Method
+
+CHECKPOINT_EVERY = 50
+MOST_EVALUATIONS = 20
+EPOCHS, FEWEST_STEPS = 3, 60
+
+
+class RecipeLora(LoraSettings):
+    """The adapter of a recipe: in all layers, as its data can be about anything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    rank: int = Field(16, ge=1, le=1024)
+    """Rank of the matrices A and B."""
+    alpha: float = Field(32.0, gt=0)
+    """The change is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the inputs of A that is left out in each step."""
+    target_modules: Literal["auto", "mlp", "all-linear"] | list[str] = "all-linear"
+    """auto, mlp, all-linear, or the names of modules with commas."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank)."""
+    layers: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of the model's layers, from the top, that it is in; below them nothing is computed
+    twice."""
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) and "," in value else value
+
+
+class TrainingRecipe(Recipe, LoopSettings):
+    """What every recipe is configured with that trains on a data set by one loop."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    rate_share: ClassVar[float] = 1.0
+    """How much of the learning rate that fits supervised training of a model is right for it."""
+    figure: ClassVar[tuple[str, bool]]
+    """The figure of evaluations that tells the best adapter, and whether less is better."""
+
+    adapter: str = ""
+    """An adapter of the library to go on from; empty begins with a fresh one."""
+    lora: RecipeLora = RecipeLora()
+
+    format: str = ""
+    """What its rows are: gsm8k, scifact, fever, chat, prompt-completion, preference, or your own
+    `file.py:function`; empty goes by the columns."""
+    format_options: dict[str, str] = Field(default_factory=dict)
+    """Options of the format, as NAME=VALUE with commas between."""
+    split: str = ""
+    """Which split, where there are several."""
+    limit: int = Field(0, ge=0)
+    """Rows at most; 0 takes all."""
+    skip_bad: bool = False
+    """Pass over rows that cannot be read, instead of ending with an error."""
+    held_out: float | str = 0.1
+    """What is evaluated on and not learned: a share of the rows (none of fewer than 30, 500 at
+    most), a number of them, or another file. Where nothing is, what was learned is looked at."""
+    max_length: int = Field(0, ge=0)
+    """Tokens of an example at most; longer ones are left out. 0 takes what the model can read."""
+
+    epochs: int = Field(0, ge=0)
+    """How often all examples are gone through; 0 is three times, and oftener where that makes fewer
+    than 60 steps."""
+    learning_rate: float = Field(0.0, ge=0, le=1.0)
+    """The highest one; 0 chooses by the model's width."""
+    evaluate_every: int = Field(0, ge=0)
+    """Steps between evaluations; 0 is once an epoch, and twenty times at most. One before the first
+    step, and one after the last, always."""
+    checkpoint_every: int = Field(CHECKPOINT_EVERY, ge=0)
+    """Steps between checkpoints; 0 writes one where it is stopped and at the end."""
+    best_metric: str = "auto"
+    """The figure of evaluations that tells the best adapter: auto is the recipe's own, empty keeps
+    none."""
+    restore_best: bool = True
+    """End with the best adapter in place of the last."""
+    micro_batch_tokens: int = Field(0, ge=0)
+    """Tokens computed at once; 0 chooses by the model's size."""
+    hooks: tuple[str, ...] = ()
+    """What looks at gradients: norm, distribution, flow, health, with commas between."""
+
+    @field_validator("held_out", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
+    @field_validator("held_out")
+    @classmethod
+    def _sensible(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and (value < 0 or (value >= 1 and value % 1)):
+            raise ValueError("is a share below 1, a whole number of rows, or a file")
+        return value
+
+    @field_validator("hooks", mode="before")
+    @classmethod
+    def _listed_hooks(cls, value: object) -> object:
+        return listed(value)
+
+    @field_validator("format_options", mode="before")
+    @classmethod
+    def _paired(cls, value: object) -> object:
+        return paired(value)
+
+    # --- what it does -----------------------------------------------------------------------
+
+    def workflow(self) -> Workflow:
+        """Its stages, for `running.run`; to be used in a workflow of one's own, too."""
+        from shammah.recipes.fitting import fit
+        from shammah.recipes.preparing import prepare
+        from shammah.recipes.publishing import publish
+        from shammah.recipes.workflow import workflow
+
+        return workflow(self.kind, prepare, fit, publish)
+
+    def client(self, *given: Any, **named: Any) -> LocalTrainingClient:
+        """What its gradients come from; takes what `LocalTrainingClient` takes."""
+        from shammah.training.local_client import LocalTrainingClient
+
+        return LocalTrainingClient(*given, **named)
+
+    def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
+        """What a step learns.
+
+        Raises:
+            ShammahError: the material is not of its kind.
+        """
+        raise NotImplementedError
+
+    def provide(self, backends: Backends, place: RunPlace) -> None:
+        """See `Recipe.provide`: `place`, `base`, `material`, `library`, `client`, and what a kind
+        needs beside them."""
+        from shammah.recipes.provision import provide
+
+        provide(self, backends, place)
+
+    async def lessons(self, material: Material, client: TrainingClient) -> list[dict[str, Any]]:
+        """What the adapter is said to have been taught, as `LessonRecord` has it; with any it
+        answers in the chat what is near to these, and without all questions."""
+        return []
+
+    @property
+    def ready(self) -> bool:
+        """Whether its method can be made of the data alone."""
+        return True
+
+    # --- parts of the configuration ---------------------------------------------------------
+
+    def loop(self, width: int, steps_per_epoch: int) -> LoopSettings:
+        """The settings of the loop, with what is left to be chosen.
+
+        Args:
+            width: of the model's hidden states.
+        """
+        values = {name: getattr(self, name) for name in LoopSettings.model_fields}
+        if not values["learning_rate"]:
+            values["learning_rate"] = self.rate_share * rate_for_width(width)
+        values["epochs"] = self.epochs or max(EPOCHS, -(-FEWEST_STEPS // steps_per_epoch))
+        steps = steps_per_epoch * values["epochs"]
+        steps = min(steps, self.max_steps or steps)
+        rarely = max(steps_per_epoch, -(-steps // MOST_EVALUATIONS))
+        values["evaluate_every"] = values["evaluate_every"] or rarely
+        if values["best_metric"] == "auto":
+            values["best_metric"], values["best_lower"] = self.figure
+        values["restore_best"] = self.restore_best and bool(values["best_metric"])
+        return LoopSettings(**values)
+
+    @classmethod
+    def path_fields(cls) -> tuple[str, ...]:
+        """See `Recipe.path_fields`."""
+        return (*super().path_fields(), "held_out")
