@@ -1,8 +1,9 @@
 """The best adapter of a run, by one figure of its evaluations.
 
-    best.json                    the figure, the step, all figures, and what the adapter is
-    best_000120.safetensors      its weights, PEFT key names
-    best_000120/                 the whole state, if wanted: training can go back to it
+    best.json                        the figure, the step, all figures, and what the adapter is
+    best_000120.safetensors          its weights, PEFT key names
+    *_best_000120.safetensors        what a client writes beside them, such as a head
+    best_000120/                     the whole state, if wanted: training can go back to it
 
 The weights are written under a name of their own, and then the file that names them is replaced: a
 process that dies in between leaves the best one before. A run that goes on compares with what it
@@ -125,10 +126,10 @@ class BestCheckpoint:
         )
         write_atomic(self.folder / BEST, record.model_dump_json(indent=1) + "\n")
         self.kept = record
-        for other in self.folder.glob("best_*"):
+        for other in self.folder.glob("*best_*"):
             if other.is_dir() and (other != state or not self.whole):
                 shutil.rmtree(other, ignore_errors=True)
-            elif other.suffix == ".safetensors" and other != weights:
+            elif other.suffix == ".safetensors" and not other.name.endswith(weights.name):
                 other.unlink(missing_ok=True)
         return True
 
