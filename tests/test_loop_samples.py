@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shammah.backends.openai_logprobs import OpenAILogprobs
 from shammah.datasets.formatters.base import ChatExample
 from shammah.errors import TrainingError, UsageError
 from shammah.messages import Conversation, assistant, user
@@ -428,6 +430,83 @@ async def test_going_on_is_bit_equal(kind: str, stop: int, tmp_path: Path) -> No
     second, after = await run(tmp_path / "run", None)
     assert (*first.losses, *second.losses) == whole.losses
     assert [*before, *after] == figures
+
+
+def long(output: str, example: ChatExample, most: int = 9) -> float:
+    return float(min(most, len(output)))
+
+
+@dataclass(frozen=True)
+class Long:
+    most: int
+
+    def __call__(self, output: str, example: ChatExample) -> float:
+        return long(output, example, self.most)
+
+
+async def test_going_on_with_another_reward_or_teacher_is_refused(tmp_path: Path) -> None:
+    client, renderer = tiny_client(tmp_path / "model")
+    settings = ReinforcementSettings(prompts=1, group=2, max_tokens=3)
+    looks = OnPolicySettings(prompts=1, group=1, max_tokens=3)
+    reads = OffPolicySettings(batch=1, max_tokens=3)
+
+    async def taught(step: float) -> LocalTrainingClient:
+        """The same model, an adapter of its own."""
+        made, _ = tiny_client(tmp_path / "model")
+        if step:
+            await made.forward_backward([datum(renderer.supervised((user("a"), assistant("b"))))])
+            await made.optim_step(AdamParams(step))
+        return made
+
+    def reinforced(reward: Any, **more: Any) -> Reinforcement:
+        begin = more.pop("begin", None) or rewarded(reward)
+        return Reinforcement(asked("a"), begin, renderer, settings, **more)
+
+    class Other:
+        def __init__(self, of: Guess) -> None: ...
+
+    def at(url: str, model: str = "big") -> OpenAILogprobs:
+        return OpenAILogprobs(model, base_url=url, api_key_env=None)
+
+    teachers = [(await taught(step)).sampler for step in (0.0, 0.0, 1e-2)]
+    on: Any = lambda teacher: OnPolicyDistillation(asked("a"), teacher, renderer, looks)  # noqa: E731
+    off: Any = lambda teacher: OffPolicyDistillation(asked("a"), teacher, renderer, reads)  # noqa: E731
+    # What is begun with, the same made anew, and others.
+    cases: dict[str, tuple[Any, Any, list[Any]]] = {
+        "function": (reinforced(long), reinforced(long), [
+            reinforced(one_sentence), reinforced(partial(long, most=4)), reinforced(Long(4)),
+            reinforced(None, begin=Guess), reinforced(long, reference=client.base_sampler),
+        ]),
+        "partial": (reinforced(partial(long, most=4)), reinforced(partial(long, most=4)), [
+            reinforced(partial(long, most=5)), reinforced(long)
+        ]),
+        "dataclass": (reinforced(Long(4)), reinforced(Long(4)), [reinforced(Long(5))]),
+        "method": (reinforced(Long(4).__call__), reinforced(Long(4).__call__), [
+            reinforced(Long(5).__call__)
+        ]),
+        "environment": (
+            reinforced(None, begin=lambda example: Guess("a")),
+            reinforced(None, begin=lambda example: Guess("a")),
+            [reinforced(None, begin=Guess), reinforced(None, begin=Other)],
+        ),
+        "on-policy": (on(teachers[0]), on(teachers[1]), [
+            on(teachers[2]), on(client.base_sampler), on(at("http://a.invalid"))
+        ]),
+        "server": (on(at("http://a.invalid")), on(at("http://a.invalid")), [
+            on(at("http://b.invalid")), on(at("http://a.invalid", "small"))
+        ]),
+        "off-policy": (off(teachers[0]), off(teachers[1]), [off(teachers[2])]),
+    }  # fmt: skip
+    for name, (begun, same, others) in cases.items():
+        assert begun.mark() == same.mark(), name
+        marks = {begun.mark(), *(other.mark() for other in others)}
+        assert len(marks) == 1 + len(others), name
+    begun, same, others = cases["partial"]
+    once = LoopSettings(max_steps=1)
+    await run_loop(client, begun, once, folder=tmp_path / "run")
+    assert (await run_loop(client, same, once, folder=tmp_path / "run")).losses == ()
+    with pytest.raises(TrainingError, match="another method, material"):
+        await run_loop(client, others[0], once, folder=tmp_path / "run")
 
 
 async def test_given_texts_are_learned(tmp_path: Path) -> None:

@@ -101,10 +101,11 @@ class OnPolicyDistillation:
         self._teacher = teacher
         self._renderer = renderer
         self._batch: Batch | None = None
+        self._mark = marked(renderer, examples, settings, teacher)
 
     def mark(self) -> str:
         """See `Method.mark`."""
-        return marked(self._renderer, self._examples, self.settings)
+        return self._mark
 
     async def step(self, client: TrainingClient, number: int) -> StepFigures:
         """See `Method.step`."""
@@ -248,6 +249,7 @@ class OffPolicyDistillation:
         self._answers: list[Row] = []
         self._tests: list[Row] | None = None
         self._matching: dict[int, Datum] = {}
+        self._mark = marked(renderer, examples, settings, teacher)
 
     @property
     def loss(self) -> str:
@@ -258,7 +260,7 @@ class OffPolicyDistillation:
 
     def mark(self) -> str:
         """See `Method.mark`."""
-        return marked(self._renderer, self._examples, self.settings)
+        return self._mark
 
     async def step(self, client: TrainingClient, number: int) -> StepFigures:
         """See `Method.step`."""

@@ -23,6 +23,7 @@ from shammah.renderers.base import Renderer
 from shammah.training import losses
 from shammah.training.loops.engine import StepFigures
 from shammah.training.loops.environments import Begin
+from shammah.training.loops.identity import named
 from shammah.training.loops.rollouts import (
     Batch,
     Drawing,
@@ -127,10 +128,12 @@ class Reinforcement:
         self._renderer = renderer
         self._reference = reference
         self._batch: Batch | None = None
+        # Now, as what is called may change while it runs.
+        self._mark = marked(renderer, examples, settings, begin, reference)
 
     def mark(self) -> str:
         """See `Method.mark`."""
-        return marked(self._renderer, self._examples, self.settings)
+        return self._mark
 
     async def step(self, client: TrainingClient, number: int) -> StepFigures:
         """See `Method.step`."""
@@ -276,9 +279,12 @@ def summed(episodes: Sequence[Episode]) -> dict[str, float]:
     }
 
 
-def marked(renderer: Renderer, examples: Sequence[ChatExample], settings: BaseModel) -> str:
-    """A digest of what is asked and how."""
+def marked(
+    renderer: Renderer, examples: Sequence[ChatExample], settings: BaseModel, *who: object
+) -> str:
+    """A digest of what is asked and how, and of who rewards or teaches (`identity.named`)."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
+    digest.update(repr([named(each) for each in who]).encode())
     for example in examples:
         digest.update(repr(renderer.generation_prompt(example.prompt)).encode())
         digest.update(repr(example.answer.text if example.answer else None).encode())
