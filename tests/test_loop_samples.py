@@ -425,11 +425,14 @@ async def test_going_on_is_bit_equal(kind: str, stop: int, tmp_path: Path) -> No
 
     whole, figures = await run(None, None)
     assert whole.steps == 8 and len({*whole.losses}) > 4
+    # Every draw says how far it was left behind, the last one at the end of the run.
+    assert sum("kl_after_k3" in each for each in figures) == 3
+    assert not whole.before and whole.figures["kl_after_k3"] > 0
     first, before = await run(tmp_path / "run", stop)
     assert first.stopped and first.steps == stop
     second, after = await run(tmp_path / "run", None)
     assert (*first.losses, *second.losses) == whole.losses
-    assert [*before, *after] == figures
+    assert [*before, *after] == figures and second.figures == whole.figures
 
 
 def long(output: str, example: ChatExample, most: int = 9) -> float:

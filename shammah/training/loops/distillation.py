@@ -112,8 +112,7 @@ class OnPolicyDistillation:
         draw, inner = divmod(number, self.settings.inner_epochs)
         measures: dict[str, float] = {}
         if self._batch is None or self._batch.number != draw:
-            if self._batch is not None and self.settings.measure_after:
-                measures["kl_after_k3"] = await moved(client, self._batch)
+            measures.update(await self._since(client))
             indices = chosen(len(self._examples), self.settings.prompts, self.settings.seed, draw)
             self._batch = await self._draw(
                 client, [self._examples[index] for index in indices], draw
@@ -130,10 +129,12 @@ class OnPolicyDistillation:
         )
 
     async def evaluate(self, client: TrainingClient) -> Mapping[str, float]:
-        """See `Method.evaluate`: `reverse_kl`, `reverse_kl_k3`, `entropy`, `tokens`, `unended`."""
+        """See `Method.evaluate`: `reverse_kl`, `reverse_kl_k3`, `entropy`, `tokens`, `unended`, and
+        `kl_after_k3` as of `Reinforcement`."""
+        since = await self._since(client)
         if not self._held_out:
-            return {}
-        return (await self._draw(client, self._held_out, EVALUATION)).figures
+            return since
+        return {**(await self._draw(client, self._held_out, EVALUATION)).figures, **since}
 
     def state_dict(self) -> dict[str, Any]:
         """See `Method.state_dict`."""
@@ -142,6 +143,11 @@ class OnPolicyDistillation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Method.load_state_dict`."""
         self._batch = Batch.of(state["batch"]) if state["batch"] else None
+
+    async def _since(self, client: TrainingClient) -> dict[str, float]:
+        if self._batch is None or not self.settings.measure_after:
+            return {}
+        return {"kl_after_k3": await moved(client, self._batch)}
 
     async def _draw(
         self, client: TrainingClient, examples: Sequence[ChatExample], number: int

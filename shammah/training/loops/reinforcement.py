@@ -72,8 +72,8 @@ class ReinforcementSettings(BaseModel):
     off its reward, or by a k3 term in the loss."""
     kl_weight: float = Field(0.05, ge=0)
     measure_after: bool = True
-    """Whether each draw begins with how far the steps since the last one went (`kl_after_k3`),
-    which costs one pass without gradients over the last draw's samples."""
+    """Whether each draw and each evaluation begins with how far the steps since the last draw went
+    (`kl_after_k3`), which costs one pass without gradients over its samples."""
     seed: int = Field(0, ge=0)
 
 
@@ -140,8 +140,7 @@ class Reinforcement:
         draw, inner = divmod(number, self.settings.inner_epochs)
         measures: dict[str, float] = {}
         if self._batch is None or self._batch.number != draw:
-            if self._batch is not None and self.settings.measure_after:
-                measures["kl_after_k3"] = await moved(client, self._batch)
+            measures.update(await self._since(client))
             self._batch = await self._draw(client, draw)
         batch = self._batch
         output = await client.forward_backward([row.datum() for row in batch.rows], self.loss)
@@ -155,13 +154,15 @@ class Reinforcement:
         )
 
     async def evaluate(self, client: TrainingClient) -> Mapping[str, float]:
-        """See `Method.evaluate`: `reward` with its parts, `unended` and `unfinished`."""
+        """See `Method.evaluate`: `reward` with its parts, `unended` and `unfinished`; and, once
+        there is a draw, `kl_after_k3` of the last one, which no later one tells of at the end."""
+        since = await self._since(client)
         if not self._held_out:
-            return {}
+            return since
         drawing = await self._drawing(client, 0.0)
         found = [self._begin(example) for example in self._held_out]
         episodes = await drawing.play(client.sampler, found, (self.settings.seed, EVALUATION))
-        return summed(episodes)
+        return {**summed(episodes), **since}
 
     def state_dict(self) -> dict[str, Any]:
         """See `Method.state_dict`: the last draw, which inner epochs and `kl_after_k3` need."""
@@ -170,6 +171,11 @@ class Reinforcement:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Method.load_state_dict`."""
         self._batch = Batch.of(state["batch"]) if state["batch"] else None
+
+    async def _since(self, client: TrainingClient) -> dict[str, float]:
+        if self._batch is None or not self.settings.measure_after:
+            return {}
+        return {"kl_after_k3": await moved(client, self._batch)}
 
     async def _drawing(self, client: TrainingClient, temperature: float) -> Drawing:
         context = (await client.info()).max_tokens
