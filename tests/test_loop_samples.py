@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -304,7 +306,63 @@ async def test_equal_groups_are_dropped_or_kept_and_counted(embedded_model: Base
             ReinforcementSettings(prompts=1, group=4, max_tokens=12),
         )  # fmt: skip
         result = await run_loop(client, same, LoopSettings(epochs=1))
-        assert result.losses == (0.0,)
+        assert result.losses == (0.0,) and result.skipped == 1
+
+
+@pytest.mark.parametrize("kl", ["none", "reward", "loss"])
+async def test_what_nothing_is_learned_from_leaves_the_adapter(kl: str, tmp_path: Path) -> None:
+    """Rewards differ in the first and the last step alone; the momentum of the first moves nothing
+    in between, unless the base holds."""
+    client, renderer = tiny_client(tmp_path / "model")
+    settings = ReinforcementSettings.model_validate(
+        {"prompts": 1, "group": 4, "max_tokens": 4, "inner_epochs": 2, "kl": kl, "loss": "ppo"}
+    )
+    drawn = 0
+
+    def reward(output: str, example: ChatExample) -> float:
+        nonlocal drawn
+        drawn += 1
+        return float(drawn % 3) if drawn <= 4 or drawn > 12 else 1.0
+
+    def values() -> list[Any]:
+        return [p.detach().clone() for p in client.lora.named_parameters().values()]
+
+    method = Reinforcement(
+        asked("a"), rewarded(reward), renderer, settings, reference=client.base_sampler
+    )
+    told: list[dict[str, Any]] = []
+    at = [values()]
+    result = await run_loop(
+        client, method, LoopSettings(learning_rate=1e-2, schedule="constant", epochs=4),
+        callbacks=Callbacks(on_step_end=[told.append, lambda step: at.append(values())]),
+        folder=tmp_path / "run",
+    )  # fmt: skip
+    stood = [all(map(torch.equal, *pair)) for pair in pairwise(at)]
+    skipped = [each["skipped"] for each in told]
+    assert result.steps == 8 and not any(stood[:2] + stood[6:])
+    if kl == "none":
+        assert stood[2:6] == [True] * 4 and skipped == [0, 0, 1, 2, 3, 4, 4, 4]
+        assert [each["grad_norm"] == 0 for each in told] == stood
+        assert (await client.info()).step == 4 and result.skipped == 4
+        again = await run_loop(
+            client, method, LoopSettings(learning_rate=1e-2, schedule="constant", epochs=4),
+            folder=tmp_path / "run",
+        )  # fmt: skip
+        assert again.skipped == 4
+    else:
+        assert not any(stood) and result.skipped == 0
+
+
+async def test_a_mixture_may_learn_without_advantages(tmp_path: Path) -> None:
+    client, renderer = tiny_client(tmp_path / "model")
+    settings = ReinforcementSettings(
+        prompts=1, group=2, max_tokens=4, loss="1 ppo, 0.1 cross_entropy"
+    )
+    method = Reinforcement(
+        asked("a"), rewarded(lambda output, example: 1.0), renderer, settings
+    )  # fmt: skip
+    result = await run_loop(client, method, LoopSettings(epochs=1))
+    assert result.skipped == 0 and result.losses[0] > 0
 
 
 # --- distillation

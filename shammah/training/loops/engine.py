@@ -103,6 +103,8 @@ class _Run:
     clock: Callable[[], float]
     # What a checkpoint holds beside the client's and the method's state:
     step: int = 0
+    skipped: int = 0
+    """Of the steps, those without gradients."""
     tokens: int = 0
     seconds: float = 0.0
     before: dict[str, float] = field(default_factory=dict)
@@ -204,10 +206,12 @@ class _Run:
         # A step moves on what the method knows, and a checkpoint is of the state before it.
         before = self._loop()
         found = await self.method.step(self.client, self.step)
-        self._check(found.loss)
-        if isinstance(self.client, StateCopies):
-            self._good = await self.client.copy_state(), before
-        self._recent.append(found.loss)
+        # A loss without gradients tells neither whether the state is good nor what a loss is like.
+        if not found.skip:
+            self._check(found.loss)
+            if isinstance(self.client, StateCopies):
+                self._good = await self.client.copy_state(), before
+            self._recent.append(found.loss)
         rate = learning_rate(
             self.step,
             self.steps,
@@ -215,16 +219,8 @@ class _Run:
             power=self.settings.power,
             final_share=self.settings.final_share,
         )
-        stepped = await self.client.optim_step(
-            AdamParams(
-                learning_rate=rate,
-                beta1=self.settings.beta1,
-                beta2=self.settings.beta2,
-                eps=self.settings.eps,
-                weight_decay=self.settings.weight_decay,
-                max_grad_norm=self.settings.max_grad_norm,
-            )
-        )
+        norm = 0.0 if found.skip else await self._stepped(rate)
+        self.skipped += found.skip
         self.step, self.tokens = self.step + 1, self.tokens + found.tokens
         self.seconds = self.clock() - self._began
         self._losses.append(found.loss)
@@ -234,7 +230,8 @@ class _Run:
             "epoch": (self.step - 1) // self.method.steps_per_epoch + 1,
             "loss": found.loss,
             "learning_rate": rate,
-            "grad_norm": stepped.grad_norm,
+            "grad_norm": norm,
+            "skipped": self.skipped,
             "tokens": self.tokens,
             "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
             "seconds_left": (self.steps - self.step) * self.seconds / self.step,
@@ -242,6 +239,18 @@ class _Run:
         }
         emit("training.step", figures)
         await self._call(self.callbacks.on_step_end, figures)
+
+    async def _stepped(self, rate: float) -> float:
+        """Step on what was gathered; the norm of the gradient."""
+        params = AdamParams(
+            learning_rate=rate,
+            beta1=self.settings.beta1,
+            beta2=self.settings.beta2,
+            eps=self.settings.eps,
+            weight_decay=self.settings.weight_decay,
+            max_grad_norm=self.settings.max_grad_norm,
+        )
+        return (await self.client.optim_step(params)).grad_norm
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -276,7 +285,7 @@ class _Run:
                 )
             self._compare(found[metric])
             if self._best is not None:
-                await self._best.offer(self.client, found)
+                await self._best.offer(self.client, found, step=self.step)
         return found
 
     def _compare(self, value: float) -> None:
@@ -307,6 +316,7 @@ class _Run:
     def _loop(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "skipped": self.skipped,
             "tokens": self.tokens,
             "seconds": self.seconds,
             "before": self.before,
@@ -357,6 +367,7 @@ class _Run:
                 hint="Name another folder, or delete that one to start afresh.",
             )
         self.step, self.tokens, self.seconds = loop["step"], loop["tokens"], loop["seconds"]
+        self.skipped = loop.get("skipped", 0)
         self.before, self.figures = dict(loop["before"]), dict(loop["figures"])
         self.target, self.worse = loop["target"], loop["worse"]
         self.evaluated_step = loop["evaluated_step"]
@@ -408,6 +419,7 @@ class _Run:
             figures=self.figures,
             best_step=self._best.kept.step if self._best and self._best.kept else None,
             ended=ended,
+            skipped=self.skipped,
         )
 
     async def _agree(self, wish: bool) -> bool:

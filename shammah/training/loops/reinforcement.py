@@ -35,9 +35,13 @@ from shammah.training.loops.rollouts import (
     now,
     score,
 )
+from shammah.training.losses.registry import name_of
 
 EVALUATION = 1 << 40
 """Where the seeds of evaluations begin: no step is as late."""
+
+PLAIN = ("importance_sampling", "ppo", "clipped_advantage")
+"""Losses that are nothing but advantages: without these they have no gradient."""
 
 
 class ReinforcementSettings(BaseModel):
@@ -65,8 +69,9 @@ class ReinforcementSettings(BaseModel):
     """Whether all drawn tokens weigh the same, or all episodes."""
     equal_groups: Literal["drop", "keep"] = "drop"
     """What becomes of groups whose rewards are all the same, from which nothing can be learned.
-    Kept ones count in the mean. A step in which all are such keeps them, with a gradient of zero
-    but for the term that holds to the base."""
+    Kept ones count in the mean. A step in which all are such keeps them: the term that holds to the
+    base is learned, and where there is none the step is skipped, as momentum would move the adapter
+    on."""
     kl: Literal["none", "reward", "loss"] = "none"
     """How the base is held to: not, by `kl_weight` times log(p / base) of the whole episode taken
     off its reward, or by a k3 term in the loss."""
@@ -143,7 +148,9 @@ class Reinforcement:
             measures.update(await self._since(client))
             self._batch = await self._draw(client, draw)
         batch = self._batch
-        output = await client.forward_backward([row.datum() for row in batch.rows], self.loss)
+        skip = name_of(self.loss) in PLAIN and not any(any(row.advantages) for row in batch.rows)
+        learn = client.forward if skip else client.forward_backward
+        output = await learn([row.datum() for row in batch.rows], self.loss)
         measures["kl_before_k3"] = k3(
             drawn(batch.rows, "logprobs"), now(batch.rows, output.logprobs)
         )
@@ -151,6 +158,7 @@ class Reinforcement:
             output.mean_loss,
             output.tokens,
             {**batch.figures, **measures, **output.metrics, "inner_epoch": inner + 1},
+            skip,
         )
 
     async def evaluate(self, client: TrainingClient) -> Mapping[str, float]:
