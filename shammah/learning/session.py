@@ -60,10 +60,11 @@ from shammah.settings import TrainingSettings
 from shammah.tracking.story import STORY, StoryWriter
 from shammah.tracking.telemetry import span
 from shammah.tracking.trace import timed, tracing
+from shammah.training.checkpoint import checkpoint_step
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.lora import trainable_parameters
 from shammah.training.schedule import rate_for_width
-from shammah.training.supervised import SupervisedResult, checkpoint_step, train_supervised
+from shammah.training.supervised import SupervisedResult, train_supervised
 
 
 class StopSignal(Protocol):
