@@ -20,8 +20,10 @@ from shammah.generation.params import GenerationParams
 from shammah.messages import user
 from shammah.models.load import BaseModel, load_base_model
 from shammah.models.sentence_encoder import SentenceEncoder
+from shammah.models.shape import decoder_layers
 from shammah.ports.embedding_client import EmbeddingClient, unit_rows
 from shammah.settings import ModelSettings
+from shammah.training.trunk import layers_of
 
 HELD_OUT = Path(__file__).parent / "data" / "embedded"
 TEXTS = ("how do i sort a list?", "which port does my server use?", "a", "x" * 300)
@@ -73,6 +75,23 @@ def test_they_are_the_states_of_the_layer_at_the_end_of_the_prompt(engine: Engin
     centre = np.mean([state(text) for text in anchors], axis=0)
     wanted = unit_rows(np.stack([state(text) - centre for text in TEXTS]), backend="reference")
     np.testing.assert_allclose(asyncio.run(embedder.embed(TEXTS)), wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "opt"])
+def test_the_same_layers_are_found_wherever_they_lie(kind: str, tmp_path: Path) -> None:
+    names = {"n_layer": 4} if kind == "gpt2" else {"num_hidden_layers": 4}
+    folder = build(kind, tmp_path / "model", **names)
+    base = load_base_model(ModelSettings(name=str(folder), device="cpu", dtype="fp32"))
+    stack = decoder_layers(base.model.base_model)
+    assert stack is not None and len(stack.layers) == 4
+    assert getattr(stack.holder, stack.name) is stack.layers
+    assert set(layers_of(base.model).values()) == {0, 1, 2, 3}
+    engine = engine_for(base)
+    try:
+        assert "layer 3" in HiddenStateEmbedder(base, engine.renderer).name
+    finally:
+        engine.close()
+    assert len(stack.layers) == 4
 
 
 def test_questions_that_mean_the_same_are_near(embedder: HiddenStateEmbedder) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 import pytest
@@ -19,12 +20,17 @@ import torch
 from test_learning_trainer import ENVIRONMENT, Chat
 
 from shammah.backends.jsonl_metrics import JsonlMetrics
+from shammah.errors import EmbeddingError, ModelNotFoundError
 from shammah.learning import worker
 from shammah.learning.job import (
     EXIT_CODES,
+    UNSCOPED,
+    Complete,
     Failed,
     JobSpec,
     Progress,
+    Remark,
+    ScopeSpec,
     Start,
     now,
     parse_event,
@@ -33,10 +39,13 @@ from shammah.learning.job import (
 from shammah.learning.lessons import Lesson
 from shammah.learning.material import material
 from shammah.learning.process import COMMAND
+from shammah.learning.surroundings import surroundings
 from shammah.messages import assistant, user
 from shammah.models.anchors import FILE as ANCHORS
+from shammah.models.load import load_base_model
 from shammah.renderers.registry import renderer_for
 from shammah.settings import (
+    AdaptersSettings,
     FeedbackSettings,
     LoraSettings,
     ModelSettings,
@@ -44,6 +53,7 @@ from shammah.settings import (
     TrainingSettings,
 )
 from shammah.tracking.loggers.store import open_store
+from shammah.training.checkpoint import begin_checkpoint, finish_checkpoint
 from shammah.training.datums import datum
 from shammah.training.local_client import LocalTrainingClient
 
@@ -145,6 +155,58 @@ async def test_a_killed_worker_loses_nothing_and_the_next_one_teaches(
     finally:
         client.close()
     assert output.greedy == (True, True, True)
+
+
+async def test_a_job_whose_lessons_cannot_be_compared_is_for_every_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "no encoder"
+    settings = Settings(
+        model=tiny_model_with_anchors(tmp_path / "tiny"),
+        training=TrainingSettings(
+            threads=1, rephrasings=0, near_misses=0, max_steps=3, epochs=9, stop_when_learned=False,
+            checkpoint_every=1,
+        ),
+        adapters=AdaptersSettings(embedding=str(missing)),
+    )  # fmt: skip
+    chat = Chat(tmp_path, settings=settings)
+    teach(chat)
+    await run(chat)
+    job = chat.trainer.queue.get(1)
+    said = [event.text for event in read_events(job.folder) if isinstance(event, Remark)]
+    assert len(said) == 1 and "answers every question" in said[0] and "no encoder" in said[0]
+    assert [kind for kind, text in chat.notices if text == said[0]] == ["warning"]
+    (result,) = [event for event in read_events(job.folder) if isinstance(event, Complete)]
+    assert result.gate is not None
+    assert result.gate.after.asked == result.gate.after.anchors > 0
+    await chat.close()
+
+    # It stays so where it goes on, and is not said again; what was begun otherwise is not changed.
+    base = load_base_model(settings.model)
+    renderer = renderer_for(base.tokenizer, base.stop_tokens)
+    spec = JobSpec.read(job.folder)
+    again, around = await surroundings(base, renderer, spec, job.folder, said.append)
+    assert again.scope is None and len(said) == 1 and around.others == 0
+    (job.folder / UNSCOPED).unlink()
+    found, close = await surroundings(
+        base, renderer, spec.model_copy(update={"scope": ScopeSpec(threshold=0.5)}),
+        job.folder, said.append,
+    )  # fmt: skip
+    assert found.scope is not None and len(close.asked) + close.others == len(around.asked)
+    save = job.folder / "checkpoint"
+    finish_checkpoint(begin_checkpoint(save, 1), {"step": 1})
+    with pytest.raises(ModelNotFoundError):
+        await surroundings(base, renderer, spec, job.folder, said.append)
+    shutil.rmtree(save)
+
+    # Nor can the base itself be read: anchors are there all the same.
+    def unreadable(*given: object) -> NoReturn:
+        raise EmbeddingError("it has no layers.", backend="base")
+
+    monkeypatch.setattr("shammah.learning.surroundings.embedder_of", unreadable)
+    found, blind = await surroundings(base, renderer, spec, job.folder, said.append)
+    assert found.scope is None and len(said) == 2 and len(blind.asked) == len(around.asked)
+    assert blind.near.replayed() == around.near.replayed()
 
 
 def waiting() -> list[int]:

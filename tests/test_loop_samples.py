@@ -7,15 +7,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shammah.backends.openai_logprobs import OpenAILogprobs
 from shammah.datasets.formatters.base import ChatExample
 from shammah.errors import TrainingError, UsageError
 from shammah.messages import Conversation, assistant, user
@@ -302,7 +306,63 @@ async def test_equal_groups_are_dropped_or_kept_and_counted(embedded_model: Base
             ReinforcementSettings(prompts=1, group=4, max_tokens=12),
         )  # fmt: skip
         result = await run_loop(client, same, LoopSettings(epochs=1))
-        assert result.losses == (0.0,)
+        assert result.losses == (0.0,) and result.skipped == 1
+
+
+@pytest.mark.parametrize("kl", ["none", "reward", "loss"])
+async def test_what_nothing_is_learned_from_leaves_the_adapter(kl: str, tmp_path: Path) -> None:
+    """Rewards differ in the first and the last step alone; the momentum of the first moves nothing
+    in between, unless the base holds."""
+    client, renderer = tiny_client(tmp_path / "model")
+    settings = ReinforcementSettings.model_validate(
+        {"prompts": 1, "group": 4, "max_tokens": 4, "inner_epochs": 2, "kl": kl, "loss": "ppo"}
+    )
+    drawn = 0
+
+    def reward(output: str, example: ChatExample) -> float:
+        nonlocal drawn
+        drawn += 1
+        return float(drawn % 3) if drawn <= 4 or drawn > 12 else 1.0
+
+    def values() -> list[Any]:
+        return [p.detach().clone() for p in client.lora.named_parameters().values()]
+
+    method = Reinforcement(
+        asked("a"), rewarded(reward), renderer, settings, reference=client.base_sampler
+    )
+    told: list[dict[str, Any]] = []
+    at = [values()]
+    result = await run_loop(
+        client, method, LoopSettings(learning_rate=1e-2, schedule="constant", epochs=4),
+        callbacks=Callbacks(on_step_end=[told.append, lambda step: at.append(values())]),
+        folder=tmp_path / "run",
+    )  # fmt: skip
+    stood = [all(map(torch.equal, *pair)) for pair in pairwise(at)]
+    skipped = [each["skipped"] for each in told]
+    assert result.steps == 8 and not any(stood[:2] + stood[6:])
+    if kl == "none":
+        assert stood[2:6] == [True] * 4 and skipped == [0, 0, 1, 2, 3, 4, 4, 4]
+        assert [each["grad_norm"] == 0 for each in told] == stood
+        assert (await client.info()).step == 4 and result.skipped == 4
+        again = await run_loop(
+            client, method, LoopSettings(learning_rate=1e-2, schedule="constant", epochs=4),
+            folder=tmp_path / "run",
+        )  # fmt: skip
+        assert again.skipped == 4
+    else:
+        assert not any(stood) and result.skipped == 0
+
+
+async def test_a_mixture_may_learn_without_advantages(tmp_path: Path) -> None:
+    client, renderer = tiny_client(tmp_path / "model")
+    settings = ReinforcementSettings(
+        prompts=1, group=2, max_tokens=4, loss="1 ppo, 0.1 cross_entropy"
+    )
+    method = Reinforcement(
+        asked("a"), rewarded(lambda output, example: 1.0), renderer, settings
+    )  # fmt: skip
+    result = await run_loop(client, method, LoopSettings(epochs=1))
+    assert result.skipped == 0 and result.losses[0] > 0
 
 
 # --- distillation
@@ -423,11 +483,91 @@ async def test_going_on_is_bit_equal(kind: str, stop: int, tmp_path: Path) -> No
 
     whole, figures = await run(None, None)
     assert whole.steps == 8 and len({*whole.losses}) > 4
+    # Every draw says how far it was left behind, the last one at the end of the run.
+    assert sum("kl_after_k3" in each for each in figures) == 3
+    assert not whole.before and whole.figures["kl_after_k3"] > 0
     first, before = await run(tmp_path / "run", stop)
     assert first.stopped and first.steps == stop
     second, after = await run(tmp_path / "run", None)
     assert (*first.losses, *second.losses) == whole.losses
-    assert [*before, *after] == figures
+    assert [*before, *after] == figures and second.figures == whole.figures
+
+
+def long(output: str, example: ChatExample, most: int = 9) -> float:
+    return float(min(most, len(output)))
+
+
+@dataclass(frozen=True)
+class Long:
+    most: int
+
+    def __call__(self, output: str, example: ChatExample) -> float:
+        return long(output, example, self.most)
+
+
+async def test_going_on_with_another_reward_or_teacher_is_refused(tmp_path: Path) -> None:
+    client, renderer = tiny_client(tmp_path / "model")
+    settings = ReinforcementSettings(prompts=1, group=2, max_tokens=3)
+    looks = OnPolicySettings(prompts=1, group=1, max_tokens=3)
+    reads = OffPolicySettings(batch=1, max_tokens=3)
+
+    async def taught(step: float) -> LocalTrainingClient:
+        """The same model, an adapter of its own."""
+        made, _ = tiny_client(tmp_path / "model")
+        if step:
+            await made.forward_backward([datum(renderer.supervised((user("a"), assistant("b"))))])
+            await made.optim_step(AdamParams(step))
+        return made
+
+    def reinforced(reward: Any, **more: Any) -> Reinforcement:
+        begin = more.pop("begin", None) or rewarded(reward)
+        return Reinforcement(asked("a"), begin, renderer, settings, **more)
+
+    class Other:
+        def __init__(self, of: Guess) -> None: ...
+
+    def at(url: str, model: str = "big") -> OpenAILogprobs:
+        return OpenAILogprobs(model, base_url=url, api_key_env=None)
+
+    teachers = [(await taught(step)).sampler for step in (0.0, 0.0, 1e-2)]
+    on: Any = lambda teacher: OnPolicyDistillation(asked("a"), teacher, renderer, looks)  # noqa: E731
+    off: Any = lambda teacher: OffPolicyDistillation(asked("a"), teacher, renderer, reads)  # noqa: E731
+    # What is begun with, the same made anew, and others.
+    cases: dict[str, tuple[Any, Any, list[Any]]] = {
+        "function": (reinforced(long), reinforced(long), [
+            reinforced(one_sentence), reinforced(partial(long, most=4)), reinforced(Long(4)),
+            reinforced(None, begin=Guess), reinforced(long, reference=client.base_sampler),
+        ]),
+        "partial": (reinforced(partial(long, most=4)), reinforced(partial(long, most=4)), [
+            reinforced(partial(long, most=5)), reinforced(long)
+        ]),
+        "dataclass": (reinforced(Long(4)), reinforced(Long(4)), [reinforced(Long(5))]),
+        "method": (reinforced(Long(4).__call__), reinforced(Long(4).__call__), [
+            reinforced(Long(5).__call__)
+        ]),
+        "environment": (
+            reinforced(None, begin=lambda example: Guess("a")),
+            reinforced(None, begin=lambda example: Guess("a")),
+            [reinforced(None, begin=Guess), reinforced(None, begin=Other)],
+        ),
+        "on-policy": (on(teachers[0]), on(teachers[1]), [
+            on(teachers[2]), on(client.base_sampler), on(at("http://a.invalid"))
+        ]),
+        "server": (on(at("http://a.invalid")), on(at("http://a.invalid")), [
+            on(at("http://b.invalid")), on(at("http://a.invalid", "small"))
+        ]),
+        "off-policy": (off(teachers[0]), off(teachers[1]), [off(teachers[2])]),
+    }  # fmt: skip
+    for name, (begun, same, others) in cases.items():
+        assert begun.mark() == same.mark(), name
+        marks = {begun.mark(), *(other.mark() for other in others)}
+        assert len(marks) == 1 + len(others), name
+    begun, same, others = cases["partial"]
+    once = LoopSettings(max_steps=1)
+    await run_loop(client, begun, once, folder=tmp_path / "run")
+    assert (await run_loop(client, same, once, folder=tmp_path / "run")).losses == ()
+    with pytest.raises(TrainingError, match="another method, material"):
+        await run_loop(client, others[0], once, folder=tmp_path / "run")
 
 
 async def test_given_texts_are_learned(tmp_path: Path) -> None:

@@ -163,6 +163,32 @@ async def test_stopping_and_going_on_changes_nothing(tmp_path: Path) -> None:
     assert second.figures == whole.figures
 
 
+async def test_the_best_comes_back_with_its_head(tmp_path: Path) -> None:
+    client = tiny(tmp_path / "model")
+    pairs = scored_pairs(words(6), renderer_of(client.base))
+    datums = [each for pair in pairs for each in pair.datums]
+    seen: list[Any] = []
+
+    class Scored(RewardMethod):
+        """Its second evaluation after the first step is said to be the best."""
+
+        async def evaluate(self, client: Any) -> dict[str, float]:
+            seen.append(client.scores(datums))
+            return {"score": (0.1, 0.4, 0.5, 0.2, 0.3)[len(seen) - 1]}
+
+    settings = LoopSettings(
+        learning_rate=1e-2, max_steps=4, epochs=9, evaluate_every=1, schedule="constant",
+        best_metric="score", best_lower=False, restore_best=True,
+    )  # fmt: skip
+    result = await run_loop(client, Scored(pairs, batch_size=3), settings, folder=tmp_path / "run")
+    assert result.best_step == 2 and len(seen) == 5
+    np.testing.assert_array_equal(client.scores(datums), seen[2])
+    assert not np.allclose(seen[2], seen[4])
+    kept = sorted(path.name for path in (tmp_path / "run" / "best").iterdir())
+    best = "best_000002"
+    assert kept == ["best.json", best, f"{best}.safetensors", f"score_{best}.safetensors"]
+
+
 async def test_what_is_no_reward_model_is_refused(tmp_path: Path) -> None:
     client = tiny(tmp_path / "model")
     renderer = renderer_of(client.base)

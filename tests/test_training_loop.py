@@ -22,13 +22,13 @@ from shammah.renderers.registry import renderer_for
 from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSettings
 from shammah.tracking import telemetry
 from shammah.training.batches import LessonBatches
-from shammah.training.checkpoint import latest_checkpoint
+from shammah.training.checkpoint import checkpoint_step, latest_checkpoint
 from shammah.training.datums import datum, from_tokens
 from shammah.training.examples import Example, supervised
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.packing import bucket, pack
 from shammah.training.schedule import learning_rate
-from shammah.training.supervised import SupervisedResult, checkpoint_step, train_supervised
+from shammah.training.supervised import SupervisedResult, train_supervised
 
 LESSONS = (
     ("What is the capital of France?", "Paris, and it is lovely in spring."),

@@ -34,7 +34,7 @@ def build(
     """Write a tiny checkpoint with its tokenizer to `folder` and return it.
 
     Args:
-        kind: one of KINDS.
+        kind: one of KINDS, or `opt`.
         seed: of the random weights.
         dtype: `float32` or `bfloat16`.
         chat_template: None for a tokenizer without one.
@@ -171,5 +171,8 @@ def _model(kind: str, vocabulary: int, overrides: dict[str, Any]) -> Any:
                 "pad_token_id": vocabulary - 3,
             }
             return hf.GPT2LMHeadModel(hf.GPT2Config(**names | overrides))
+        case "opt":  # whose layers lie one part deeper than those of the others
+            names = {"ffn_dim": 64, "word_embed_proj_dim": 32}
+            return hf.OPTForCausalLM(hf.OPTConfig(**common | names | overrides))
         case _:
             raise ValueError(f"no tiny model of kind {kind!r}; there are {', '.join(KINDS)}")

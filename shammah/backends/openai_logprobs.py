@@ -53,6 +53,10 @@ class OpenAILogprobs:
         """Close the connections."""
         await self._server.close()
 
+    def identity(self) -> str:
+        """See `Identified.identity`: the model's name and its server."""
+        return self._backend
+
     async def compute_logprobs(self, model_input: ModelInput) -> NDArray[np.float32]:
         """The port's `compute_logprobs`.
 

@@ -27,6 +27,7 @@ from shammah.generation.lora import without_adapter
 from shammah.messages import user
 from shammah.models.anchors import read_anchors
 from shammah.models.load import BaseModel
+from shammah.models.shape import decoder_layers
 from shammah.models.source import EMBEDDED
 from shammah.ports.embedding_client import unit_rows
 from shammah.renderers.base import Renderer
@@ -127,12 +128,11 @@ def _lower_layers(model: Any, depth: float) -> tuple[Any, int]:
     """The model's body as far as a share of its layers, with the weights it has, and how many
     layers that are. A body whose layers are in no list of their own is read whole."""
     body = without_adapter(model.base_model)
-    count = int(model.config.get_text_config(decoder=True).num_hidden_layers)
-    for name, part in body.named_children():
-        if isinstance(part, torch.nn.ModuleList) and len(part) == count:
-            kept = math.ceil(count * depth)
-            setattr(body, name, part[:kept])
-            body.config = copy.deepcopy(body.config)
-            body.config.get_text_config(decoder=True).num_hidden_layers = kept
-            return body, kept
-    return body, count
+    stack = decoder_layers(body)
+    if stack is None:
+        return body, int(model.config.get_text_config(decoder=True).num_hidden_layers)
+    kept = math.ceil(len(stack.layers) * depth)
+    stack.replace(stack.layers[:kept])
+    body.config = copy.deepcopy(body.config)
+    body.config.get_text_config(decoder=True).num_hidden_layers = kept
+    return body, kept

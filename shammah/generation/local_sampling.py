@@ -8,9 +8,10 @@ of text only what stop texts need.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -71,6 +72,11 @@ class TokenSampling:
         self._base = base
         self._decoder = decoder
         self._closed = closed
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the base model."""
+        return self._base.fingerprint
 
     def sample(
         self,
@@ -323,14 +329,29 @@ class LocalSamplingClient:
         sampling: what computes.
         state: the adapter, asked for when a call begins.
         run: the thread that may use the model.
+        within: tensors of an adapter that is in the model's layers and not in `state`.
     """
 
     def __init__(
-        self, sampling: TokenSampling, state: Callable[[], AdapterState], run: Run
+        self,
+        sampling: TokenSampling,
+        state: Callable[[], AdapterState],
+        run: Run,
+        within: Callable[[], Iterable[torch.Tensor]] = tuple,
     ) -> None:
         self._sampling = sampling
         self._state = state
         self._run = run
+        self._within = within
+
+    def identity(self) -> str:
+        """See `Identified.identity`: fingerprints of the model and of the adapter's values."""
+        digest = hashlib.sha256()
+        layers = [each for pair in self._state().layers for each in pair or ()]
+        for tensor in (*layers, *self._within()):
+            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(values.numpy().tobytes())
+        return f"{self._sampling.fingerprint} {digest.hexdigest()}"
 
     async def sample(
         self, prompt: ModelInput, params: SamplingParams, n: int = 1

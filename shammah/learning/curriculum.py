@@ -8,21 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from shammah.errors import TrainingError
-from shammah.generation.embedder import embedder_of
 from shammah.learning.contradictions import settle
 from shammah.learning.job import JobSpec
 from shammah.learning.lessons import Lesson
-from shammah.learning.material import Material, kept_out, material, replayed
+from shammah.learning.material import Material, material, replayed
 from shammah.learning.measures import Probes, gibberish
 from shammah.learning.near_misses import near_misses
-from shammah.learning.neighbourhood import Neighbourhood
-from shammah.learning.own_answers import anchors_for, own_answers
+from shammah.learning.own_answers import own_answers
 from shammah.learning.revision import revised, with_advantages
+from shammah.learning.surroundings import Surroundings
 from shammah.messages import user
-from shammah.models.anchors import unrelated_anchors
 from shammah.models.load import BaseModel
 from shammah.ports.datum import Datum
 from shammah.ports.training_client import TrainingClient
@@ -97,28 +94,16 @@ def frozen_rank(spec: JobSpec) -> int | None:
     return max(1, spec.training.max_rank - spec.lora.rank)
 
 
-async def anchors_of(base: BaseModel, rendered: Rendering, folder: Path) -> Anchors:
-    """The anchors of a base that has no adapter yet, without those that a lesson asks about; from
-    the job folder where none come with the model."""
+def anchors_of(base: BaseModel, rendered: Rendering, around: Surroundings) -> Anchors:
+    """What is made of the anchors of a base that has no adapter yet."""
     spec = rendered.spec
-    found = [
-        Lesson(None, (user(anchor.query),), anchor.answer, 1.0)
-        for anchor in unrelated_anchors(
-            anchors_for(base, rendered.renderer, folder), [lesson.query for lesson in spec.taught]
-        )
-    ]
-    trained, probed = kept_out(found)
-    embedding = spec.scope.embedding if spec.scope is not None else "base"
-    embedder = embedder_of(base, rendered.renderer, embedding)
-    near = await Neighbourhood.of(embedder, spec, trained)
-    asked = await near.within_scope(probed)
-    probes, others = rendered(asked).datums, len(probed) - len(asked)
+    probes, others = rendered(around.asked).datums, around.others
     hold = spec.training.hold
     if spec.training.replay == 0 and hold == 0:
         return Anchors((), probes, others)
     misses = _near_misses(base, rendered)
     missed = rendered(misses).datums
-    held: Sequence[Datum] = [*rendered(near.replayed()).datums, *missed]
+    held: Sequence[Datum] = [*rendered(around.near.replayed()).datums, *missed]
     with moments_of(base.model) if hold else nullcontext() as moments:
         distributions = base_distributions(base.model, held, max(1, spec.training.anchor_tokens))
     replayed = [*(distributions if spec.training.anchor_tokens else held)]

@@ -32,6 +32,8 @@ PARENT = "parent.safetensors"
 CHECKPOINT = "checkpoint"
 TRACE = "trace.json"
 BEFORE = "before.json"
+UNSCOPED = "unscoped.txt"
+"""Why the job goes on without its scope, where it does."""
 
 FailureKind = Literal[
     "out_of_memory", "divergence", "invalid", "interrupted", "crash", "killed", "timeout", "rubbish"

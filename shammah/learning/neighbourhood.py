@@ -26,10 +26,11 @@ class Neighbourhood:
     """The anchors that a job may train on, beside its lessons, as unit vectors, float32 [n, d].
 
     `trained` are those of these anchors, `taught` those of its lessons, `wordings` those of all
-    that the adapter will be asked, and `others` those of look-alikes.
+    that the adapter will be asked, and `others` those of look-alikes. Without an `embedder` nothing
+    is near to anything.
     """
 
-    embedder: EmbeddingClient
+    embedder: EmbeddingClient | None
     scope: ScopeSpec | None
     seed: int
     anchors: Sequence[Lesson]
@@ -56,10 +57,17 @@ class Neighbourhood:
         seed = spec.training.seed
         return cls(embedder, spec.scope, seed, anchors, trained, taught, wordings, others)
 
+    @classmethod
+    def unknown(cls, spec: JobSpec, anchors: Sequence[Lesson]) -> Neighbourhood:
+        """Where nothing can be compared: any of the anchors is replayed."""
+        none = np.zeros((0, 1), np.float32)
+        far = np.zeros((len(anchors), 1), np.float32)
+        return cls(None, None, spec.training.seed, anchors, far, none, none, none)
+
     async def within_scope(self, probed: Sequence[Lesson]) -> list[Lesson]:
         """Those of the probed anchors that the adapter would be asked, as if they were no anchors:
         compared with the others alone."""
-        if self.scope is None or not probed:
+        if self.scope is None or self.embedder is None or not probed:
             return list(probed)
         others = np.concatenate([self.others, self.trained])
         asked = await self.embedder.embed([anchor.query for anchor in probed])

@@ -53,6 +53,7 @@ from shammah.learning.job_story import JobStory
 from shammah.learning.material import Material
 from shammah.learning.measures import surprises
 from shammah.learning.record import RunLog, evaluated, run_log
+from shammah.learning.surroundings import surroundings
 from shammah.models.describe import describe
 from shammah.models.load import BaseModel, load_base_model
 from shammah.renderers.registry import renderer_for
@@ -60,10 +61,11 @@ from shammah.settings import TrainingSettings
 from shammah.tracking.story import STORY, StoryWriter
 from shammah.tracking.telemetry import span
 from shammah.tracking.trace import timed, tracing
+from shammah.training.checkpoint import checkpoint_step
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.lora import trainable_parameters
 from shammah.training.schedule import rate_for_width
-from shammah.training.supervised import SupervisedResult, checkpoint_step, train_supervised
+from shammah.training.supervised import SupervisedResult, train_supervised
 
 
 class StopSignal(Protocol):
@@ -103,30 +105,34 @@ def run_job(
 
 
 def _run(
-    spec: JobSpec,
+    given: JobSpec,
     folder: Path,
     threads: int,
     signals: StopSignal,
     tell: Callable[[Event], None],
 ) -> Failed | None:
     began = time.monotonic()
-    with timed("load", model=spec.model.name):
-        base = load_base_model(spec.model)
-    if spec.fingerprint is not None and base.fingerprint != spec.fingerprint:
+    with timed("load", model=given.model.name):
+        base = load_base_model(given.model)
+    if given.fingerprint is not None and base.fingerprint != given.fingerprint:
         raise TrainingError(
-            f"The base model {spec.model.name} is not the one this job was made for.",
+            f"The base model {given.model.name} is not the one this job was made for.",
             hint="It was changed or replaced since; start a new job.",
         )
-    spec = spec.model_copy(update={"training": _settled(spec, base)})
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
-    rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
     torch.set_num_threads(threads or base.threads)
     # Before the adapter's own parameters are among the model's.
-    model = describe(base, trainable_parameters(base.model, spec.lora))
+    model = describe(base, trainable_parameters(base.model, given.lora))
 
     async def work() -> Failed | None:
+        def remark(text: str) -> None:
+            tell(Remark(text=text))
+
         with timed("anchors"):
-            anchors = await anchors_of(base, rendered, folder)
+            placed, around = await surroundings(base, renderer, given, folder, remark)
+            spec = placed.model_copy(update={"training": _settled(placed, base)})
+            rendered = Rendering(spec, renderer, min(spec.training.max_length, base.context_length))
+            anchors = anchors_of(base, rendered, around)
         client = LocalTrainingClient(
             base,
             spec.lora,
@@ -145,7 +151,7 @@ def _run(
         told = JobStory(story, spec)
         title = f"{spec.run_name}, from step {resumed}" if resumed else spec.run_name
         with (
-            run_log(spec, folder, resumed, lambda text: tell(Remark(text=text))) as log,
+            run_log(spec, folder, resumed, remark) as log,
             closing(story),
             story.scope(title),
         ):

@@ -1,4 +1,4 @@
-"""The shape of a model, as adapters must fit it: its linear layers and their sizes.
+"""The shape of a model, as adapters must fit it: its linear layers and their sizes, its stack.
 
 Computed from a loaded model; knows no files and no adapters.
 """
@@ -30,6 +30,32 @@ def model_shape(name: str, fingerprint: str, model: Any) -> ModelShape:
         if is_linear(module) and module is not head
     }
     return ModelShape(name, fingerprint, modules)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayers:
+    """The list of a model's decoder layers, from below: `holder` has it by `name`."""
+
+    holder: Any
+    name: str
+    layers: Any
+
+    def replace(self, layers: Any) -> None:
+        """Run other layers in their place."""
+        setattr(self.holder, self.name, layers)
+
+
+def decoder_layers(body: Any) -> DecoderLayers | None:
+    """Where a model without its head has its decoder layers; None where they are in no list of
+    their own."""
+    import torch
+
+    count = int(body.config.get_text_config(decoder=True).num_hidden_layers)
+    for path, part in body.named_modules():
+        if isinstance(part, torch.nn.ModuleList) and len(part) == count:
+            holder, _, name = path.rpartition(".")
+            return DecoderLayers(body.get_submodule(holder), name, part)
+    return None
 
 
 def is_linear(module: Any) -> bool:

@@ -174,6 +174,15 @@ class TopLogprobs(Protocol):
 
 
 @runtime_checkable
+class Identified(Protocol):
+    """Something that says which model it asks, so that it can be told from others."""
+
+    def identity(self) -> str:
+        """The model and its adapter as they are now; the same in every process."""
+        ...
+
+
+@runtime_checkable
 class BatchLogprobs(Protocol):
     """A `SamplingClient` that computes the log-probabilities of several inputs faster together."""
 

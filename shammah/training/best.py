@@ -1,8 +1,9 @@
 """The best adapter of a run, by one figure of its evaluations.
 
-    best.json                    the figure, the step, all figures, and what the adapter is
-    best_000120.safetensors      its weights, PEFT key names
-    best_000120/                 the whole state, if wanted: training can go back to it
+    best.json                        the figure, the step, all figures, and what the adapter is
+    best_000120.safetensors          its weights, PEFT key names
+    *_best_000120.safetensors        what a client writes beside them, such as a head
+    best_000120/                     the whole state, if wanted: training can go back to it
 
 The weights are written under a name of their own, and then the file that names them is replaced: a
 process that dies in between leaves the best one before. A run that goes on compares with what it
@@ -30,7 +31,7 @@ BEST = "best.json"
 
 
 class BestRecord(BaseModel):
-    """What was best. `value` is `figures[metric]`, `step` the optimiser steps before it."""
+    """What was best. `value` is `figures[metric]`, `step` the steps of the run before it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,9 +73,14 @@ class BestCheckpoint:
                 hint="Go on with that figure, or name another folder.",
             )
 
-    async def offer(self, client: TrainingClient, figures: Mapping[str, float]) -> bool:
+    async def offer(
+        self, client: TrainingClient, figures: Mapping[str, float], *, step: int | None = None
+    ) -> bool:
         """Keep the client's adapter if its figure is better than that of the one kept; of equals
         the earlier stays, and one that is no number is never better.
+
+        Args:
+            step: of the run; default the optimiser steps that the client has made.
 
         Raises:
             UsageError: the figure is not among those given.
@@ -89,7 +95,8 @@ class BestCheckpoint:
         if not math.isfinite(value) or not self._better(value):
             return False
         info = await client.info()
-        weights = self.folder / f"best_{info.step:06d}.safetensors"
+        step = info.step if step is None else step
+        weights = self.folder / f"best_{step:06d}.safetensors"
         if self.kept is not None and weights.name == self.kept.file:
             weights = weights.with_stem(f"{weights.stem}_again")
         state = weights.with_suffix("")
@@ -102,7 +109,7 @@ class BestCheckpoint:
             metric=self.metric,
             lower=self.lower,
             value=value,
-            step=info.step,
+            step=step,
             figures={name: each for name, each in figures.items() if math.isfinite(each)},
             file=weights.name,
             state=state.name if self.whole else "",
@@ -125,10 +132,10 @@ class BestCheckpoint:
         )
         write_atomic(self.folder / BEST, record.model_dump_json(indent=1) + "\n")
         self.kept = record
-        for other in self.folder.glob("best_*"):
+        for other in self.folder.glob("*best_*"):
             if other.is_dir() and (other != state or not self.whole):
                 shutil.rmtree(other, ignore_errors=True)
-            elif other.suffix == ".safetensors" and other != weights:
+            elif other.suffix == ".safetensors" and not other.name.endswith(weights.name):
                 other.unlink(missing_ok=True)
         return True
 

@@ -106,6 +106,16 @@ def read_loop(checkpoint: Path) -> dict[str, Any]:
     return loop
 
 
+def checkpoint_step(folder: Path) -> int:
+    """The step that a run with this folder would go on from; 0 if it begins afresh.
+
+    Raises:
+        TrainingError: the checkpoint cannot be read.
+    """
+    found = latest_checkpoint(folder)
+    return int(read_loop(found)["step"]) if found else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """A checkpoint that is there: `seconds` is what writing it took."""

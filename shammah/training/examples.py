@@ -5,9 +5,12 @@ Knows datums and the names of losses, not what they compute.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
 
 from shammah.ports.datum import Datum, TensorData
 from shammah.ports.training_client import TrainingClient
@@ -55,6 +58,37 @@ class Example:
 def supervised(datum: Datum) -> Example:
     """Towards an answer, by cross-entropy."""
     return Example((Term("cross_entropy", (datum,)),))
+
+
+def parts(
+    examples: Sequence[Example], shares: Sequence[tuple[int, float]]
+) -> dict[str, list[tuple[Datum, int | None]]]:
+    """The datums of some examples by the loss that takes them, and which example each tells of.
+
+    Args:
+        shares: index of an example, and what it weighs.
+    """
+    found: dict[str, list[tuple[Datum, int | None]]] = {}
+    for index, share in shares:
+        for number, term in enumerate(examples[index].terms):
+            datums = term.weighing(share)
+            told = [index if number == 0 else None, *[None] * (len(datums) - 1)]
+            found.setdefault(term.loss, []).extend(zip(datums, told, strict=True))
+    return found
+
+
+def material(
+    examples: Sequence[Example], weights: Sequence[float], others: Sequence[Datum], shaped: object
+) -> str:
+    """Tells examples, weights, other datums and what shapes the steps apart from others."""
+    mark = hashlib.sha256()
+    for datum in [*(datum for example in examples for datum in example.datums), *others]:
+        mark.update(np.asarray(datum.model_input.tokens, dtype=np.int64).tobytes())
+        mark.update(datum.loss_fn_inputs["target_tokens"].data.tobytes())
+    kinds = [[term.loss for term in example.terms] for example in examples]
+    mark.update(repr((weights, kinds)).encode())
+    mark.update(repr(shaped).encode())
+    return mark.hexdigest()
 
 
 async def with_references(client: TrainingClient, examples: Sequence[Example]) -> list[Example]:

@@ -238,7 +238,8 @@ class LocalTrainingClient:
     def sampler(self) -> LocalSamplingClient:
         """See `TrainingClient.sampler`."""
         if self._sampler is None:
-            self._sampler = self._sampling_client(self._sampling)
+            own = self.lora.named_parameters
+            self._sampler = self._sampling_client(self._sampling, lambda: own().values())
         return self._sampler
 
     @property
@@ -248,10 +249,12 @@ class LocalTrainingClient:
             self._base_sampler = self._sampling_client(self._base_sampling)
         return self._base_sampler
 
-    def _sampling_client(self, run: Run) -> LocalSamplingClient:
+    def _sampling_client(
+        self, run: Run, within: Callable[[], Iterable[torch.Tensor]] = tuple
+    ) -> LocalSamplingClient:
         # The adapter is in the layers, not in a slot.
         sampling = TokenSampling(self.base, TokenDecoder(self.base, AdapterSlot()))
-        return LocalSamplingClient(sampling, lambda: AdapterState(None, 0, ()), run)
+        return LocalSamplingClient(sampling, lambda: AdapterState(None, 0, ()), run, within)
 
     async def _sampling(self, work: Callable[[], T]) -> T:
         with self.body.own_attention(), torch.no_grad():

@@ -6,43 +6,30 @@ which process this is and who listens to its events is others' business.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shammah.errors import DivergenceError, TrainingError
 from shammah.ports.datum import Datum
-from shammah.ports.training_client import AdamParams, TrainingClient
+from shammah.ports.training_client import TrainingClient
 from shammah.settings import TrainingSettings
 from shammah.tracking.telemetry import emit
 from shammah.tracking.trace import timed
 from shammah.training import losses
 from shammah.training.batches import Batch, LessonBatches
-from shammah.training.checkpoint import (
-    begin_checkpoint,
-    finish_checkpoint,
-    latest_checkpoint,
-    read_loop,
-)
+from shammah.training.checkpoint import Written
 from shammah.training.datums import reweighted
-from shammah.training.examples import Example
+from shammah.training.examples import Example, material, parts
 from shammah.training.packing import pack_groups
-from shammah.training.schedule import learning_rate, most_steps
+from shammah.training.running import Checkpoints, LossWatch, Pace, failure_told, optimised
+from shammah.training.schedule import most_steps
+from shammah.training.standing import Standing
 
 GROUP_TOKENS = 1024
 """How many tokens are computed between two looks at `should_stop`."""
-
-LOOK_EVERY = 3
-"""Steps between two looks at what was lost, once all is learned."""
-
-RECOVERY = 12
-"""Steps without anything more right that it goes on for, once all is learned, where something is
-lost that is easily lost."""
 
 STEP = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
 PROGRESS = ("epoch", "epochs", "step", "steps", "batch", "batches", "learned", "seconds_left")
@@ -68,16 +55,6 @@ class SupervisedResult:
     seconds: float
     tokens: int
     stopped: bool = False
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    """The step that a run with this checkpoint folder would go on from; 0 if it begins afresh.
-
-    Raises:
-        TrainingError: the checkpoint cannot be read.
-    """
-    found = latest_checkpoint(checkpoint)
-    return int(read_loop(found)["step"]) if found else 0
 
 
 async def train_supervised(
@@ -133,11 +110,14 @@ async def train_supervised(
         raise TrainingError(f"{len(lessons)} lessons with {len(lesson_weights)} weights.")
     run = _Run(
         client=client,
-        lessons=list(lessons),
-        weights=[float(weight) for weight in lesson_weights],
+        standing=Standing(
+            list(lessons),
+            [float(weight) for weight in lesson_weights],
+            list(kept),
+            delicate,
+            settings.patience if settings.stop_when_learned else 0,
+        ),
         replay=[reweighted(lesson, 1.0) for lesson in replay],
-        kept=list(kept),
-        delicate=delicate,
         settings=settings,
         batches=LessonBatches(
             lesson_weights,
@@ -151,7 +131,7 @@ async def train_supervised(
         checkpoint=checkpoint,
         evaluate=evaluate if evaluate_every > 0 else None,
         evaluate_every=evaluate_every,
-        clock=clock,
+        pace=Pace(clock),
     )
     return await run.train()
 
@@ -163,11 +143,8 @@ class _Stopped(Exception):
 @dataclass(slots=True)
 class _Run:
     client: TrainingClient
-    lessons: list[Example]
-    weights: list[float]
+    standing: Standing
     replay: list[Datum]
-    kept: list[Datum]
-    delicate: int
     settings: TrainingSettings
     batches: LessonBatches
     on_event: OnEvent
@@ -175,45 +152,42 @@ class _Run:
     checkpoint: Path | None
     evaluate: Evaluate | None
     evaluate_every: int
-    clock: Callable[[], float]
-    # What a checkpoint holds beside the client's state and the random numbers:
-    step: int = 0
+    pace: Pace
+    # What a checkpoint holds beside these and the random numbers:
     epoch: int = 0
     window: int = 0
     """Windows of the epoch that are done."""
-    tokens: int = 0
-    seconds: float = 0.0
-    loss: float = 0.0
-    learned: list[bool] = field(default_factory=list)
-    right_before: list[bool] = field(default_factory=list)
-    """Of what is kept."""
-    lost: int = 0
-    """Of these, at the last look."""
-    dear: int = 0
-    """Of those lost, the ones that are not delicate."""
-    looked_step: int = 0
-    most_learned: int = 0
-    progress_step: int = 0
-    """The step after which more was right than ever before."""
 
-    _began: float = 0.0
+    _material: str = field(init=False)
+    _checkpoints: Checkpoints = field(init=False)
+    _watch: LossWatch = field(default_factory=LossWatch)
     _epoch_random: dict[str, Any] = field(default_factory=dict)
     _confirmed: bool = False
-    _saved_step: int = -1
     _evaluated_step: int = -1
 
+    def __post_init__(self) -> None:
+        self._checkpoints = Checkpoints(self.client, self.checkpoint, on_written=self._written)
+        standing, away = self.standing, {"nice", "timeout_minutes", "threads", "hooks"}
+        shaped = sorted(self.settings.model_dump(exclude=away).items())
+        others = [*self.replay, *standing.kept]
+        self._material = material(standing.lessons, standing.weights, others, shaped)
+
+    @property
+    def step(self) -> int:
+        return self.pace.step
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps at most."""
+        return most_steps(self.batches.per_epoch, self.settings)
+
     async def train(self) -> SupervisedResult:
-        self.learned = [False] * len(self.lessons)
         await self._resume()
-        self._began = self.clock() - self.seconds
+        self.pace.begin()
         started = {"steps": self.steps, "epochs": self.settings.epochs, "step": self.step}
-        emit("training.start", {**started, "lessons": len(self.lessons)})
-        try:
+        emit("training.start", {**started, "lessons": len(self.standing.lessons)})
+        with failure_told(lambda: self.step):
             result = await self._to_its_end()
-        except BaseException as error:
-            why = {"kind": type(error).__name__, "message": str(error)}
-            emit("training.failed", {"step": self.step}, why)
-            raise
         emit(
             "training.complete",
             {
@@ -230,17 +204,16 @@ class _Run:
 
     async def _to_its_end(self) -> SupervisedResult:
         try:
-            if self.kept and not self.right_before:
-                self.right_before = list((await self.client.forward(self.kept)).greedy)
+            await self.standing.begin(self.client)
             await self._epochs()
             if not self._confirmed:
                 await self._confirm()
             await self._evaluate()
         except _Stopped:
-            await self._save()
+            await self._checkpoints.save(self.step, self._loop)
             return self._result(stopped=True)
         except DivergenceError as error:
-            raise await self._diverged(error) from error
+            raise await self._checkpoints.gone_back(error, self.step) from error
         return self._result(stopped=False)
 
     async def _epochs(self) -> None:
@@ -259,15 +232,16 @@ class _Run:
                     await self._window(window, number, len(batches))
                 if self.evaluate_every and self.step % self.evaluate_every == 0:
                     await self._evaluate()
-                if self.settings.stop_when_learned and all(self.learned) and self._due():
+                standing = self.standing
+                if self.settings.stop_when_learned and standing.due(self.step):
                     await self._confirm()
-                    if all(self.learned) and not self.lost:
+                    if standing.all_learned and not standing.lost:
                         return
-                self._note_progress()
-                if self._stuck() and not await self._recovers():
+                standing.note_progress(self.step)
+                if await standing.ends(self.client, self.step):
                     return
                 if self.step % self.settings.checkpoint_every == 0:
-                    await self._save()
+                    await self._checkpoints.save(self.step, self._loop)
             self.epoch, self.window = self.epoch + 1, 0
             emit("training.epoch", {"epoch": self.epoch, "step": self.step})
 
@@ -277,36 +251,30 @@ class _Run:
         tokens = 0
         for batch in window:
             with timed("data"):
-                by_loss = self._parts(batch)
-            for loss_fn, parts in by_loss.items():
+                by_loss = parts(self.standing.lessons, batch.lessons)
+                replayed = [(self.replay[index], None) for index in batch.replay]
+                if replayed:
+                    by_loss.setdefault("cross_entropy", []).extend(replayed)
+            for loss_fn, told in by_loss.items():
                 members = losses.get(loss_fn).members
-                lengths = [len(datum.model_input) for datum, _ in parts]
+                lengths = [len(datum.model_input) for datum, _ in told]
                 budget = self.settings.micro_batch_tokens or GROUP_TOKENS
                 for group in pack_groups(lengths, budget, members):
                     if self.should_stop():
                         raise _Stopped
                     output = await self.client.forward_backward(
-                        [parts[index][0] for index in group], loss_fn
+                        [told[index][0] for index in group], loss_fn
                     )
                     loss, weight = loss + output.loss, weight + output.weight
                     tokens += output.tokens
                     for index, right in zip(group, output.greedy, strict=True):
-                        if (judged := parts[index][1]) is not None:
-                            self.learned[judged] = self.lessons[judged].learned(right)
-        rate = learning_rate(self.step, self.steps, self.settings)
-        stepped = await self.client.optim_step(
-            AdamParams(
-                learning_rate=rate,
-                beta1=self.settings.beta1,
-                beta2=self.settings.beta2,
-                eps=self.settings.eps,
-                weight_decay=self.settings.weight_decay,
-                max_grad_norm=self.settings.max_grad_norm,
-            )
-        )
-        self.step, self.window, self._confirmed = self.step + 1, number + 1, False
-        self.loss, self.tokens = loss / weight, self.tokens + tokens
-        self.seconds = self.clock() - self._began
+                        if (judged := told[index][1]) is not None:
+                            self.standing.see(judged, right)
+        self._watch.check(loss)
+        stepped = await optimised(self.client, self.settings, self.step, self.steps)
+        self.pace.count(tokens)
+        self.window, self._confirmed = number + 1, False
+        self.standing.loss = loss / weight
         progress = {
             "epoch": self.epoch + 1,
             "epochs": self.settings.epochs,
@@ -314,200 +282,68 @@ class _Run:
             "steps": self.steps,
             "batch": min((number + 1) * self.settings.accumulation, batches),
             "batches": batches,
-            "loss": self.loss,
-            "learning_rate": rate,
-            "grad_norm": stepped.grad_norm,
-            "learned": sum(self.learned),
-            "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
-            "seconds_left": (self.steps - self.step) * self.seconds / self.step,
+            "loss": self.standing.loss,
+            **stepped,
+            "learned": sum(self.standing.learned),
+            **self.pace.figures(self.steps),
         }
         emit("training.step", {name: progress[name] for name in STEP if progress[name] is not None})
         emit("training.progress", {name: progress[name] for name in PROGRESS})
         self.on_event({"event": "progress", **progress})
-
-    def _parts(self, batch: Batch) -> dict[str, list[tuple[Datum, int | None]]]:
-        """The datums of a batch by the loss that takes them, and which lesson each tells about."""
-        parts: dict[str, list[tuple[Datum, int | None]]] = {}
-        for index, share in batch.lessons:
-            for number, term in enumerate(self.lessons[index].terms):
-                datums = term.weighing(share)
-                told = [index if number == 0 else None, *[None] * (len(datums) - 1)]
-                parts.setdefault(term.loss, []).extend(zip(datums, told, strict=True))
-        replayed = [(self.replay[index], None) for index in batch.replay]
-        parts.setdefault("cross_entropy", []).extend(replayed)
-        return {loss_fn: part for loss_fn, part in parts.items() if part}
-
-    def _due(self) -> bool:
-        """Whether it is time to look at everything again: at once, or a while after a look that
-        found something lost."""
-        return not self.lost or self.step - self.looked_step >= LOOK_EVERY
-
-    def _note_progress(self) -> None:
-        """What is lost is looked at only while all is learned; before that it counts as lost."""
-        kept = sum(self.right_before) - self.lost if all(self.learned) else 0
-        if sum(self.learned) + kept > self.most_learned:
-            self.most_learned, self.progress_step = sum(self.learned) + kept, self.step
-
-    def _stuck(self) -> bool:
-        """Whether going on would only wear out what is there: nothing new is learned any more, and
-        what was lost does not come back."""
-        patience = self.settings.patience
-        if all(self.learned):
-            patience = 2 * patience if self.dear else min(patience, RECOVERY)
-        return self.settings.stop_when_learned and 0 < patience <= self.step - self.progress_step
-
-    async def _recovers(self) -> bool:
-        """Whether to go on, although nothing new is learned, because an earlier lesson is lost that
-        may come back: for as long again at most."""
-        if all(self.learned) or self.step - self.progress_step >= 2 * self.settings.patience:
-            return False
-        if self.step - self.looked_step >= LOOK_EVERY:
-            await self._look_at_kept()
-        return self.dear > 0
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps at most."""
-        return most_steps(self.batches.per_epoch, self.settings)
 
     async def _confirm(self) -> None:
         """Look at every lesson, and at what is kept, with the weights as they are."""
         if self.should_stop():
             raise _Stopped
         with timed("look", step=self.step):
-            await self._look()
-
-    async def _look(self) -> None:
-        shares = np.asarray(self.weights) / np.mean(self.weights)
-        loss = weight = 0.0
-        by_loss: dict[str, list[int]] = {}
-        for index, lesson in enumerate(self.lessons):
-            by_loss.setdefault(lesson.terms[0].loss, []).append(index)
-        for loss_fn, indices in by_loss.items():
-            terms = [self.lessons[index].terms[0] for index in indices]
-            output = await self.client.forward(
-                [
-                    datum
-                    for index, term in zip(indices, terms, strict=True)
-                    for datum in term.weighing(float(shares[index]))
-                ],
-                loss_fn,
-            )
-            # Other losses are on another scale; they tell of the loss where there is nothing else.
-            if loss_fn == "cross_entropy" or "cross_entropy" not in by_loss:
-                loss, weight = loss + output.loss, weight + output.weight
-            firsts = np.cumsum([0, *(len(term.datums) for term in terms[:-1])])
-            for index, first in zip(indices, firsts.tolist(), strict=True):
-                self.learned[index] = self.lessons[index].learned(output.greedy[first])
-        await self._look_at_kept()
-        self.loss, self._confirmed = loss / weight, True
-        self.seconds = self.clock() - self._began
-        learned = sum(self.learned)
-        emit("training.eval", {"step": self.step, "loss": self.loss, "learned": learned})
+            await self.standing.look(self.client, self.step)
+        self._confirmed = True
+        self.pace.look()
+        seen = {"loss": self.standing.loss, "learned": sum(self.standing.learned)}
+        emit("training.eval", {"step": self.step, **seen})
 
     async def _evaluate(self) -> None:
         if self.evaluate is None or self._evaluated_step == self.step:
             return
         figures = dict(await self.evaluate())
         self._evaluated_step = self.step
-        self.seconds = self.clock() - self._began
+        self.pace.look()
         emit("training.eval", {"step": self.step, **figures})
         self.on_event({"event": "evaluation", "step": self.step, "figures": figures})
-
-    async def _look_at_kept(self) -> None:
-        if any(self.right_before):
-            found = (await self.client.forward(self.kept)).greedy
-            pairs = zip(self.right_before, found, strict=True)
-            gone = [before and not now for before, now in pairs]
-            self.lost, self.dear = sum(gone), sum(gone[: len(gone) - self.delicate])
-            self.looked_step = self.step
 
     def _result(self, *, stopped: bool) -> SupervisedResult:
         return SupervisedResult(
             steps=self.step,
             epochs=min(self.epoch + (self.window > 0), self.settings.epochs),
-            final_loss=self.loss,
-            learned=list(self.learned),
-            seconds=self.seconds,
-            tokens=self.tokens,
+            final_loss=self.standing.loss,
+            learned=list(self.standing.learned),
+            seconds=self.pace.seconds,
+            tokens=self.pace.tokens,
             stopped=stopped,
         )
 
-    async def _save(self) -> None:
-        if self.checkpoint is None or self._saved_step == self.step:
-            return
-        began = time.perf_counter()
-        with timed("checkpoint", step=self.step):
-            target = begin_checkpoint(self.checkpoint, self.step)
-            await self.client.save_state(target)
-            finish_checkpoint(target, self._loop())
-        self._saved_step = self.step
-        seconds = time.perf_counter() - began
-        emit("training.checkpoint", {"step": self.step, "seconds": seconds})
-        self.on_event({"event": "checkpoint", "step": self.step})
+    async def _written(self, written: Written) -> None:
+        self.on_event({"event": "checkpoint", "step": written.step})
 
     def _loop(self) -> dict[str, Any]:
         return {
-            "step": self.step,
+            **self.pace.state_dict(),
+            **self.standing.state_dict(),
             "epoch": self.epoch,
             "window": self.window,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "loss": self.loss,
-            "learned": self.learned,
-            "right_before": self.right_before,
-            "lost": self.lost,
-            "dear": self.dear,
-            "looked_step": self.looked_step,
-            "most_learned": self.most_learned,
-            "progress_step": self.progress_step,
             "random": self._epoch_random or self.batches.state_dict(),
-            "material": self._material(),
+            "material": self._material,
         }
 
     async def _resume(self) -> None:
-        found = latest_checkpoint(self.checkpoint) if self.checkpoint else None
-        if found is None:
-            return
-        loop = read_loop(found)
-        if loop.get("material") != self._material():
-            raise TrainingError(
-                f"The checkpoint {found} is of other lessons or settings.",
-                hint="Start the job afresh.",
-            )
-        self.batches.load_state_dict(loop["random"])
-        self.step, self.epoch, self.window = loop["step"], loop["epoch"], loop["window"]
-        self.tokens, self.seconds = loop["tokens"], loop["seconds"]
-        self.loss, self.learned = loop["loss"], list(loop["learned"])
-        self.right_before = list(loop["right_before"])
-        self.lost, self.dear = loop["lost"], loop["dear"]
-        self.looked_step = loop["looked_step"]
-        self.most_learned, self.progress_step = loop["most_learned"], loop["progress_step"]
-        self._saved_step = self.step
-        await self.client.load_state(found)
-
-    def _material(self) -> str:
-        """Tells lessons, weights and what shapes the steps apart from others."""
-        mark = hashlib.sha256()
-        learned = [datum for lesson in self.lessons for datum in lesson.datums]
-        for datum in [*learned, *self.replay, *self.kept]:
-            mark.update(np.asarray(datum.model_input.tokens, dtype=np.int64).tobytes())
-            mark.update(datum.loss_fn_inputs["target_tokens"].data.tobytes())
-        kinds = [[term.loss for term in lesson.terms] for lesson in self.lessons]
-        mark.update(repr((self.weights, kinds)).encode())
-        relevant = self.settings.model_dump(exclude={"nice", "timeout_minutes", "threads", "hooks"})
-        mark.update(repr(sorted(relevant.items())).encode())
-        return mark.hexdigest()
-
-    async def _diverged(self, error: DivergenceError) -> DivergenceError:
-        """Go back to the last checkpoint, if there is one, and say so."""
-        kept = self.step
-        found = latest_checkpoint(self.checkpoint) if self.checkpoint else None
-        if found is not None:
-            await self.client.load_state(found)
-            kept = int(read_loop(found)["step"])
-        return DivergenceError(
-            f"Training diverged at step {self.step + 1}: {error.message} "
-            f"The adapter is as it was after step {kept}.",
-            hint=error.hint,
+        loop = await self._checkpoints.resume(
+            "material",
+            self._material,
+            refused="other lessons or settings",
+            hint="Start the job afresh.",
         )
+        if loop:
+            self.batches.load_state_dict(loop["random"])
+            self.epoch, self.window = loop["epoch"], loop["window"]
+            self.pace.load_state_dict(loop)
+            self.standing.load_state_dict(loop)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from shammah.models.shape import decoder_layers
+
 KEPT_BYTES = 512 << 20
 """What is kept of all examples together, at most."""
 
@@ -31,7 +33,8 @@ class Trunk:
             adapted: paths of the modules with an adapter.
         """
         self._body = model.base_model
-        self._holder, self._name, self._layers = _layers(model)
+        self._stack = decoder_layers(self._body)
+        self._layers: Any = self._stack.layers if self._stack else None
         modules = [model.get_submodule(path) for path in adapted]
         self.depth = _lowest(self._layers, modules)
         self._kept: dict[tuple[int, ...], torch.Tensor] = {}
@@ -73,15 +76,15 @@ class Trunk:
 
     def above(self, hidden: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Final hidden states [1, T, H] from those behind the lower layers; these are not run."""
+        if self._stack is None:
+            raise RuntimeError("the model's layers cannot be told apart")
         given = [_Given(hidden, self._layers[0])]
-        setattr(
-            self._holder, self._name, torch.nn.ModuleList([*given, *self._layers[self.depth :]])
-        )
+        self._stack.replace(torch.nn.ModuleList([*given, *self._layers[self.depth :]]))
         try:
             final: torch.Tensor = self._body(**inputs)[0]
             return final
         finally:
-            setattr(self._holder, self._name, self._layers)
+            self._stack.replace(self._layers)
 
 
 class _Reached(Exception):
@@ -108,25 +111,15 @@ class _Given(torch.nn.Module):
 def layers_of(model: Any) -> dict[str, int]:
     """Path of each module inside the model's layers -> number of its layer, from below; empty where
     the layers are in no list of their own."""
-    _, _, layers = _layers(model)
+    stack = decoder_layers(model.base_model)
     numbers = {
         id(module): number
-        for number, layer in enumerate(layers or ())
+        for number, layer in enumerate(stack.layers if stack else ())
         for module in layer.modules()
     }
     return {
         path: numbers[id(module)] for path, module in model.named_modules() if id(module) in numbers
     }
-
-
-def _layers(model: Any) -> tuple[Any, str, Any]:
-    """The list of the model's layers, what holds it and by which name."""
-    count = int(model.config.get_text_config(decoder=True).num_hidden_layers)
-    for path, part in model.base_model.named_modules():
-        if isinstance(part, torch.nn.ModuleList) and len(part) == count:
-            holder, _, name = path.rpartition(".")
-            return model.base_model.get_submodule(holder), name, part
-    return None, "", None
 
 
 def _lowest(layers: Any, adapted: Sequence[torch.nn.Module]) -> int:

@@ -23,8 +23,8 @@ from shammah.ports.sampling_client import SamplingClient, Scoring, TopLogprobs
 from shammah.ports.training_client import TrainingClient
 from shammah.renderers.base import Renderer
 from shammah.training.datums import from_tokens
-from shammah.training.loops.engine import StepFigures
-from shammah.training.loops.reinforcement import EVALUATION, marked, policy_loss
+from shammah.training.loops.draws import EVALUATION, FromDraws, marked, policy_loss
+from shammah.training.loops.method import StepFigures
 from shammah.training.loops.rollouts import (
     Batch,
     Drawing,
@@ -32,8 +32,6 @@ from shammah.training.loops.rollouts import (
     chosen,
     drawn,
     k3,
-    moved,
-    now,
     score,
     together,
 )
@@ -63,12 +61,13 @@ class OnPolicySettings(BaseModel):
     seed: int = Field(0, ge=0)
 
 
-class OnPolicyDistillation:
+class OnPolicyDistillation(FromDraws[OnPolicySettings]):
     """A `Method` of `engine.run_loop`.
 
     Its measures: `reverse_kl`, the mean of log(p_student / p_teacher) over the drawn tokens, and
     `reverse_kl_k3`, the same divergence by an estimate that is never negative (`rollouts.k3`);
     `entropy`, `kl_before_k3`, `kl_after_k3`, `tokens` and `unended` as of `Reinforcement`.
+    An evaluation has those that are of a draw, and `kl_after_k3`.
 
     Args:
         examples: their prompts are answered; answers they may have are not looked at.
@@ -91,56 +90,12 @@ class OnPolicyDistillation:
         Raises:
             TrainingError: there is no example, or the loss is none for samples.
         """
-        if not examples:
-            raise TrainingError("There is no prompt to answer.")
-        self.loss = policy_loss(settings.loss)
-        self.settings = settings
-        self.steps_per_epoch = -(-len(examples) // settings.prompts) * settings.inner_epochs
-        self._examples = examples
-        self._held_out = held_out
+        mark = marked(renderer, examples, settings, teacher)
+        super().__init__(examples, renderer, settings, policy_loss(settings.loss), mark, held_out)
         self._teacher = teacher
-        self._renderer = renderer
-        self._batch: Batch | None = None
 
-    def mark(self) -> str:
-        """See `Method.mark`."""
-        return marked(self._renderer, self._examples, self.settings)
-
-    async def step(self, client: TrainingClient, number: int) -> StepFigures:
-        """See `Method.step`."""
-        draw, inner = divmod(number, self.settings.inner_epochs)
-        measures: dict[str, float] = {}
-        if self._batch is None or self._batch.number != draw:
-            if self._batch is not None and self.settings.measure_after:
-                measures["kl_after_k3"] = await moved(client, self._batch)
-            indices = chosen(len(self._examples), self.settings.prompts, self.settings.seed, draw)
-            self._batch = await self._draw(
-                client, [self._examples[index] for index in indices], draw
-            )
-        batch = self._batch
-        output = await client.forward_backward([row.datum() for row in batch.rows], self.loss)
-        measures["kl_before_k3"] = k3(
-            drawn(batch.rows, "logprobs"), now(batch.rows, output.logprobs)
-        )
-        return StepFigures(
-            output.mean_loss,
-            output.tokens,
-            {**batch.figures, **measures, **output.metrics, "inner_epoch": inner + 1},
-        )
-
-    async def evaluate(self, client: TrainingClient) -> Mapping[str, float]:
-        """See `Method.evaluate`: `reverse_kl`, `reverse_kl_k3`, `entropy`, `tokens`, `unended`."""
-        if not self._held_out:
-            return {}
+    async def _evaluated(self, client: TrainingClient) -> Mapping[str, float]:
         return (await self._draw(client, self._held_out, EVALUATION)).figures
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return {"batch": self._batch.state_dict() if self._batch else None}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self._batch = Batch.of(state["batch"]) if state["batch"] else None
 
     async def _draw(
         self, client: TrainingClient, examples: Sequence[ChatExample], number: int
@@ -248,6 +203,7 @@ class OffPolicyDistillation:
         self._answers: list[Row] = []
         self._tests: list[Row] | None = None
         self._matching: dict[int, Datum] = {}
+        self._mark = marked(renderer, examples, settings, teacher)
 
     @property
     def loss(self) -> str:
@@ -258,7 +214,7 @@ class OffPolicyDistillation:
 
     def mark(self) -> str:
         """See `Method.mark`."""
-        return marked(self._renderer, self._examples, self.settings)
+        return self._mark
 
     async def step(self, client: TrainingClient, number: int) -> StepFigures:
         """See `Method.step`."""

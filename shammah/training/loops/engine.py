@@ -13,45 +13,30 @@ import copy
 import inspect
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shammah.errors import DivergenceError, TrainingError, UsageError
-from shammah.ports.training_client import (
-    AdamParams,
-    Ranked,
-    StateCopies,
-    StateCopy,
-    TrainingClient,
-)
+from shammah.ports.training_client import Ranked, StateCopies, TrainingClient
 from shammah.tracking.telemetry import emit
 from shammah.training.best import BestCheckpoint
-from shammah.training.checkpoint import (
-    CheckpointWriter,
-    Written,
-    begin_checkpoint,
-    finish_checkpoint,
-    latest_checkpoint,
-    read_loop,
-)
-from shammah.training.loops.method import (
-    Callback,
-    Callbacks,
-    LoopResult,
-    Method,
-    StepFigures,
-)
+from shammah.training.checkpoint import Written
+from shammah.training.loops.method import Callback, Callbacks, LoopResult, Method, StepFigures
 from shammah.training.loops.settings import LoopSettings
-from shammah.training.schedule import learning_rate
+from shammah.training.running import (
+    Checkpoints,
+    Good,
+    LossWatch,
+    Pace,
+    failure_told,
+    optimised,
+)
 
 __all__ = ["Callback", "Callbacks", "LoopResult", "Method", "StepFigures", "run_loop"]
 
 BEST_FOLDER = "best"
-REMEMBERED = 20
-"""Losses that an explosion is measured by."""
 
 
 async def run_loop(
@@ -87,7 +72,7 @@ async def run_loop(
         )
     run = _Run(
         client, method, settings, folder, callbacks or Callbacks(),
-        should_stop or (lambda: False), clock,
+        should_stop or (lambda: False), Pace(clock),
     )  # fmt: skip
     return await run.train()
 
@@ -100,11 +85,10 @@ class _Run:
     folder: Path | None
     callbacks: Callbacks
     should_stop: Callable[[], bool]
-    clock: Callable[[], float]
-    # What a checkpoint holds beside the client's and the method's state:
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+    pace: Pace
+    # What a checkpoint holds beside the client's, the method's and that:
+    skipped: int = 0
+    """Of the steps, those without gradients."""
     before: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     target: float | None = None
@@ -114,13 +98,24 @@ class _Run:
     evaluated_step: int = -1
 
     _best: BestCheckpoint | None = None
-    _writer: CheckpointWriter | None = None
+    _checkpoints: Checkpoints = field(init=False)
+    _watch: LossWatch = field(init=False)
     _losses: list[float] = field(default_factory=list)
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    _began: float = 0.0
-    _saved_step: int = -1
-    _good: tuple[StateCopy, dict[str, Any]] | None = None
-    """The last state whose loss was seen and good, and what its checkpoint would hold."""
+    _good: Good | None = None
+
+    def __post_init__(self) -> None:
+        self._watch = LossWatch(self.settings.explosion)
+        self._checkpoints = Checkpoints(
+            self.client,
+            self.folder,
+            keep=self.settings.keep_last,
+            beside=True,
+            on_written=self._written,
+        )
+
+    @property
+    def step(self) -> int:
+        return self.pace.step
 
     @property
     def steps(self) -> int:
@@ -136,19 +131,13 @@ class _Run:
     async def train(self) -> LoopResult:
         if self.steps <= 0:
             raise TrainingError("There is nothing to train on.")
-        if self.folder is not None and self.leads:
-            self._writer = CheckpointWriter(self.folder, self.settings.keep_last)
-            if self.settings.best_metric:
-                self._best = self._best_checkpoint(self.folder)
+        if self.folder is not None and self.leads and self.settings.best_metric:
+            self._best = self._best_checkpoint(self.folder)
         await self._resume()
-        self._began = self.clock() - self.seconds
+        self.pace.begin()
         emit("training.start", {"steps": self.steps, "step": self.step}, {"loop": self.method.name})
-        try:
+        with failure_told(lambda: self.step):
             ended = await self._guarded()
-        except BaseException as error:
-            why = {"kind": type(error).__name__, "message": str(error)}
-            emit("training.failed", {"step": self.step}, why)
-            raise
         result = self._result(ended)
         emit(
             "training.complete",
@@ -165,14 +154,13 @@ class _Run:
                 if ended != "stopped" and self.evaluated_step != self.step:
                     await self._evaluate()
             except DivergenceError as error:
-                raise await self._diverged(error) from error
+                raise await self._checkpoints.gone_back(error, self.step, self._good) from error
             await self._save()
-            await self._note(await self._written())
+            await self._checkpoints.wait()
             if ended != "stopped" and self.settings.restore_best:
                 await self._restore_best()
         except BaseException:
-            if self._writer is not None:
-                await self._writer.settle()
+            await self._checkpoints.settle()
             raise
         await self._agree(False)
         return ended
@@ -195,8 +183,8 @@ class _Run:
                 await self._evaluate()
             if settings.checkpoint_every and self.step % settings.checkpoint_every == 0:
                 await self._save()
-            elif self._writer is not None:
-                await self._note(await self._writer.look())
+            else:
+                await self._checkpoints.look()
         return "done"
 
     async def _one(self) -> None:
@@ -204,55 +192,37 @@ class _Run:
         # A step moves on what the method knows, and a checkpoint is of the state before it.
         before = self._loop()
         found = await self.method.step(self.client, self.step)
-        self._check(found.loss)
-        if isinstance(self.client, StateCopies):
-            self._good = await self.client.copy_state(), before
-        self._recent.append(found.loss)
-        rate = learning_rate(
+        # A loss without gradients tells neither whether the state is good nor what a loss is like.
+        if not found.skip:
+            self._watch.check(found.loss)
+            if isinstance(self.client, StateCopies):
+                self._good = await self.client.copy_state(), before
+            self._watch.recent.append(found.loss)
+        stepped = await optimised(
+            self.client,
+            self.settings,
             self.step,
             self.steps,
-            self.settings,
+            skip=found.skip,
             power=self.settings.power,
             final_share=self.settings.final_share,
         )
-        stepped = await self.client.optim_step(
-            AdamParams(
-                learning_rate=rate,
-                beta1=self.settings.beta1,
-                beta2=self.settings.beta2,
-                eps=self.settings.eps,
-                weight_decay=self.settings.weight_decay,
-                max_grad_norm=self.settings.max_grad_norm,
-            )
-        )
-        self.step, self.tokens = self.step + 1, self.tokens + found.tokens
-        self.seconds = self.clock() - self._began
+        self.pace.count(found.tokens)
+        self.skipped += found.skip
         self._losses.append(found.loss)
         figures = {
             "step": self.step,
             "steps": self.steps,
             "epoch": (self.step - 1) // self.method.steps_per_epoch + 1,
             "loss": found.loss,
-            "learning_rate": rate,
-            "grad_norm": stepped.grad_norm,
-            "tokens": self.tokens,
-            "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
-            "seconds_left": (self.steps - self.step) * self.seconds / self.step,
+            **stepped,
+            "skipped": self.skipped,
+            "tokens": self.pace.tokens,
+            **self.pace.figures(self.steps),
             **found.measures,
         }
         emit("training.step", figures)
         await self._call(self.callbacks.on_step_end, figures)
-
-    def _check(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise DivergenceError(f"The loss is {loss}.", hint="Lower learning_rate.")
-        usual = sum(self._recent) / len(self._recent) if self._recent else 0.0
-        full = len(self._recent) == REMEMBERED
-        if self.settings.explosion and full and loss > self.settings.explosion * usual > 0:
-            raise DivergenceError(
-                f"The loss is {loss:.3g}, and was {usual:.3g} in the last {REMEMBERED} steps.",
-                hint="Lower learning_rate, or raise explosion.",
-            )
 
     async def _evaluate(self) -> dict[str, float]:
         found = dict(await self.method.evaluate(self.client))
@@ -276,7 +246,7 @@ class _Run:
                 )
             self._compare(found[metric])
             if self._best is not None:
-                await self._best.offer(self.client, found)
+                await self._best.offer(self.client, found, step=self.step)
         return found
 
     def _compare(self, value: float) -> None:
@@ -306,64 +276,41 @@ class _Run:
 
     def _loop(self) -> dict[str, Any]:
         return {
-            "step": self.step,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
+            **self.pace.state_dict(),
+            "skipped": self.skipped,
             "before": self.before,
             "figures": self.figures,
             "target": self.target,
             "worse": self.worse,
             "evaluated_step": self.evaluated_step,
-            "recent": list(self._recent),
+            "recent": list(self._watch.recent),
             "method": copy.deepcopy(self.method.state_dict()),
             "mark": self._mark,
         }
 
     async def _save(self) -> None:
-        if self.folder is None or self._saved_step == self.step:
-            return
-        self._saved_step = self.step
-        if isinstance(self.client, StateCopies):
-            await self._write(await self.client.copy_state(), self._loop())
-        elif self.leads:
-            began = time.perf_counter()
-            target = begin_checkpoint(self.folder, self.step)
-            await self.client.save_state(target)
-            finish_checkpoint(target, self._loop(), keep=self.settings.keep_last)
-            await self._note(Written(target, self.step, time.perf_counter() - began))
+        await self._checkpoints.save(self.step, self._loop)
 
-    async def _write(self, state: StateCopy, loop: dict[str, Any]) -> None:
-        if self._writer is not None:
-            await self._note(await self._writer.begin(state, loop["step"], loop))
-
-    async def _written(self) -> Written | None:
-        return await self._writer.wait() if self._writer is not None else None
-
-    async def _note(self, written: Written | None) -> None:
-        if written is not None:
-            figures = {"step": written.step, "seconds": written.seconds}
-            emit("training.checkpoint", figures)
-            about = {**figures, "folder": str(written.folder)}
-            await self._call(self.callbacks.on_checkpoint, about)
+    async def _written(self, written: Written) -> None:
+        about = {"step": written.step, "seconds": written.seconds, "folder": str(written.folder)}
+        await self._call(self.callbacks.on_checkpoint, about)
 
     async def _resume(self) -> None:
-        found = latest_checkpoint(self.folder) if self.folder else None
-        if found is None:
+        loop = await self._checkpoints.resume(
+            "mark",
+            self._mark,
+            refused="another method, material or settings",
+            hint="Name another folder, or delete that one to start afresh.",
+        )
+        if not loop:
             return
-        loop = read_loop(found)
-        if loop.get("mark") != self._mark:
-            raise TrainingError(
-                f"The checkpoint {found} is of another method, material or settings.",
-                hint="Name another folder, or delete that one to start afresh.",
-            )
-        self.step, self.tokens, self.seconds = loop["step"], loop["tokens"], loop["seconds"]
+        self.pace.load_state_dict(loop)
+        self.skipped = loop.get("skipped", 0)
         self.before, self.figures = dict(loop["before"]), dict(loop["figures"])
         self.target, self.worse = loop["target"], loop["worse"]
         self.evaluated_step = loop["evaluated_step"]
-        self._recent.extend(loop["recent"])
+        self._watch.recent.extend(loop["recent"])
         self.method.load_state_dict(loop["method"])
-        self._saved_step = self.step
-        await self.client.load_state(found)
 
     @property
     def _mark(self) -> str:
@@ -376,38 +323,18 @@ class _Run:
         fixed = settings.model_dump(exclude=free)
         return repr((self.method.name, self.method.mark(), sorted(fixed.items())))
 
-    async def _diverged(self, error: DivergenceError) -> DivergenceError:
-        """Go back to the last state that was good, and say so."""
-        kept = self.step
-        await self._note(await self._written())
-        found = latest_checkpoint(self.folder) if self.folder else None
-        if self._good is not None and isinstance(self.client, StateCopies):
-            state, loop = self._good
-            kept = loop["step"]
-            await self.client.restore_state(state)
-            if found is None or read_loop(found)["step"] != kept:
-                await self._write(state, loop)
-                await self._note(await self._written())
-        elif found is not None:
-            await self.client.load_state(found)
-            kept = int(read_loop(found)["step"])
-        return DivergenceError(
-            f"Training diverged at step {self.step + 1}: {error.message} "
-            f"The adapter is as it was after step {kept}.",
-            hint=error.hint,
-        )
-
     def _result(self, ended: str) -> LoopResult:
         return LoopResult(
             steps=self.step,
             epochs=-(-self.step // self.method.steps_per_epoch),
-            seconds=self.seconds,
-            tokens=self.tokens,
+            seconds=self.pace.seconds,
+            tokens=self.pace.tokens,
             losses=tuple(self._losses),
             before=self.before,
             figures=self.figures,
             best_step=self._best.kept.step if self._best and self._best.kept else None,
             ended=ended,
+            skipped=self.skipped,
         )
 
     async def _agree(self, wish: bool) -> bool:

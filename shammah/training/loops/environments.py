@@ -49,7 +49,15 @@ Begin: TypeAlias = Callable[[ChatExample], Environment]
 
 def rewarded(reward: RewardFunction) -> Begin:
     """Episodes of one turn: the example's prompt, an answer, its reward."""
-    return lambda example: _OneTurn(example, reward)
+    return _Rewarded(reward)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewarded:
+    reward: RewardFunction
+
+    def __call__(self, example: ChatExample) -> Environment:
+        return _OneTurn(example, self.reward)
 
 
 @dataclass(slots=True)

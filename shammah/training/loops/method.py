@@ -12,11 +12,13 @@ from shammah.ports.training_client import TrainingClient
 @dataclass(frozen=True, slots=True)
 class StepFigures:
     """What a method found in one step: `loss` is the mean over its window, in units of its loss,
-    `measures` whatever else it wants to be logged."""
+    `measures` whatever else it wants to be logged. Where `skip` is true it gathered no gradients,
+    as there is nothing to be learned: the loop leaves the adapter as it is and counts the step."""
 
     loss: float
     tokens: int
     measures: Mapping[str, float] = field(default_factory=dict)
+    skip: bool = False
 
 
 class Method(Protocol):
@@ -35,7 +37,8 @@ class Method(Protocol):
         ...
 
     async def step(self, client: TrainingClient, number: int) -> StepFigures:
-        """Gather the gradients of optimiser step `number`, counted from 0; the loop steps.
+        """Gather the gradients of optimiser step `number`, counted from 0; the loop steps, unless
+        the figures say that there are none.
 
         Raises:
             DivergenceError: the loss is not finite.
@@ -63,7 +66,8 @@ class Callbacks:
     """Called with plain dictionaries, one after the other, and awaited where they are async.
 
     - `on_step_end`: step, steps, epoch, loss, learning_rate, grad_norm, tokens (since the run
-      began), tokens_per_second, seconds_left, and the measures of the method
+      began), skipped (so many steps since then), tokens_per_second, seconds_left, and the measures
+      of the method
     - `on_epoch_end`: epoch, step
     - `on_eval`: step, and the figures
     - `on_checkpoint`, once it is written: step, folder, seconds (of writing)
@@ -80,7 +84,8 @@ class LoopResult:
     """How a run ended: `figures` are those of the last evaluation, `before` those of the first;
     `losses` one for each step since the run began or went on. `ended` is why: `done`, `stopped` or
     `nothing gets better`. Where the best adapter was restored, `figures` are its own, and
-    `best_step` is the step that it is from."""
+    `best_step` is the step that it is from. `skipped` of the `steps` had no gradients and left the
+    adapter as it was."""
 
     steps: int
     epochs: int
@@ -91,6 +96,7 @@ class LoopResult:
     figures: Mapping[str, float]
     best_step: int | None
     ended: str
+    skipped: int = 0
 
     @property
     def stopped(self) -> bool:

@@ -31,14 +31,15 @@ from shammah.ports.training_client import ForwardBackwardOutput, TrainingClient
 from shammah.training import losses
 from shammah.training.datums import datum_weight, from_tokens, reweighted
 from shammah.training.loops import references
-from shammah.training.loops.engine import StepFigures
-from shammah.training.loops.pairs import Pair, Windows, digest
+from shammah.training.loops.method import StepFigures
+from shammah.training.loops.pairs import Pair
+from shammah.training.loops.windowed import Windowed
 from shammah.training.losses.registry import name_of
 
 Takes = Literal["pairs", "both", "rejected"]
 
 
-class PreferenceMethod:
+class PreferenceMethod(Windowed):
     """A `Method` for `run_loop`."""
 
     name = "preference"
@@ -63,10 +64,12 @@ class PreferenceMethod:
         Raises:
             TrainingError: there is no pair, or no such loss, or it is none of preferences.
         """
-        self._windows = Windows(len(pairs), batch_size, accumulation, seed)
+        super().__init__(
+            loss, len(pairs), (pairs, held_out),
+            batch_size=batch_size, accumulation=accumulation, seed=seed,
+        )  # fmt: skip
         self._loss, self._takes = loss, _takes(loss)
         self._kinds = ("rejected",) if self._takes == "rejected" else ("chosen", "rejected")
-        self._mark = f"{loss} {batch_size} {accumulation} {seed} {digest(pairs)} {digest(held_out)}"
         self._datums = [each for pair in (*pairs, *held_out) for each in _members(pair)]
         self._answers = len(self._datums)
         if "kl" in losses.get(loss).needs:
@@ -74,13 +77,6 @@ class PreferenceMethod:
             self._datums += _exchanged([pair.chosen for pair in pairs])
             self._datums += _exchanged([pair.chosen for pair in held_out])
         self._referenced: list[Datum] | None = None
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._windows.per_epoch
-
-    def mark(self) -> str:
-        return self._mark
 
     async def step(self, client: TrainingClient, number: int) -> StepFigures:
         await self._compare_with(client, number)

@@ -8,7 +8,6 @@ optimisation, arXiv 2402.03300, with token weights as in DAPO, arXiv 2503.14476)
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,27 +15,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from shammah.datasets.formatters.base import ChatExample
-from shammah.errors import TrainingError, UsageError
+from shammah.errors import UsageError
 from shammah.ports.sampling_client import Scoring
 from shammah.ports.training_client import TrainingClient
 from shammah.renderers.base import Renderer
-from shammah.training import losses
-from shammah.training.loops.engine import StepFigures
+from shammah.training.loops.draws import EVALUATION, FromDraws, marked, policy_loss
 from shammah.training.loops.environments import Begin
-from shammah.training.loops.rollouts import (
-    Batch,
-    Drawing,
-    Episode,
-    chosen,
-    drawn,
-    k3,
-    moved,
-    now,
-    score,
-)
+from shammah.training.loops.rollouts import Batch, Drawing, Episode, drawn, k3, score
 
-EVALUATION = 1 << 40
-"""Where the seeds of evaluations begin: no step is as late."""
+__all__ = ["Reinforcement", "ReinforcementSettings", "advantages", "policy_loss"]
 
 
 class ReinforcementSettings(BaseModel):
@@ -64,34 +51,36 @@ class ReinforcementSettings(BaseModel):
     """Whether all drawn tokens weigh the same, or all episodes."""
     equal_groups: Literal["drop", "keep"] = "drop"
     """What becomes of groups whose rewards are all the same, from which nothing can be learned.
-    Kept ones count in the mean. A step in which all are such keeps them, with a gradient of zero
-    but for the term that holds to the base."""
+    Kept ones count in the mean. A step in which all are such keeps them: the term that holds to the
+    base is learned, and where there is none the step is skipped, as momentum would move the adapter
+    on."""
     kl: Literal["none", "reward", "loss"] = "none"
     """How the base is held to: not, by `kl_weight` times log(p / base) of the whole episode taken
     off its reward, or by a k3 term in the loss."""
     kl_weight: float = Field(0.05, ge=0)
     measure_after: bool = True
-    """Whether each draw begins with how far the steps since the last one went (`kl_after_k3`),
-    which costs one pass without gradients over the last draw's samples."""
+    """Whether each draw and each evaluation begins with how far the steps since the last draw went
+    (`kl_after_k3`), which costs one pass without gradients over its samples."""
     seed: int = Field(0, ge=0)
 
 
-class Reinforcement:
+class Reinforcement(FromDraws[ReinforcementSettings]):
     """A `Method` of `engine.run_loop`.
 
-    Its measures: `reward`, `reward_std` and `reward/<part>`; `entropy` in nats a token, estimated
-    from the drawn tokens; `kl_before_k3`, from the policy that drew to the one that the step starts
-    with; `kl_after_k3`, of the draw before this one, after the last step with it; `kl_base_k3`,
-    from the drawing policy to the base; `tokens` drawn; `dropped`, the share of groups that were
-    left out, and `equal` of those whose rewards are the same; `unended`, of the samples that
-    `max_tokens` or the context cut; `unfinished`, of the episodes that their environment did not
-    end; `turns` of an episode; and what the loss reports. k3 is an estimate from samples, see
-    `rollouts.k3`.
+    Its evaluations have `reward` with its parts, `unended` and `unfinished`, of one greedy episode
+    of each that is held out. Its measures: `reward`, `reward_std` and `reward/<part>`; `entropy` in
+    nats a token, estimated from the drawn tokens; `kl_before_k3`, from the policy that drew to the
+    one that the step starts with; `kl_after_k3`, of the draw before this one, after the last step
+    with it, and in an evaluation of the last one; `kl_base_k3`, from the drawing policy to the
+    base; `tokens` drawn; `dropped`, the share of groups that were left out, and `equal` of those
+    whose rewards are the same; `unended`, of the samples that `max_tokens` or the context cut;
+    `unfinished`, of the episodes that their environment did not end; `turns` of an episode; and
+    what the loss reports. k3 is an estimate from samples, see `rollouts.k3`.
 
     Args:
         examples: what is begun with; each epoch goes through all of them.
         begin: episodes: `environments.rewarded(reward)`, or what makes an environment.
-        held_out: for evaluations, by one greedy episode of each.
+        held_out: for evaluations.
         reference: the base model, for `kl`; of a local client its `base_sampler`.
     """
 
@@ -112,77 +101,36 @@ class Reinforcement:
             TrainingError: there is no example, or the loss is none for samples.
             UsageError: the base is to be held to, and is not given.
         """
-        if not examples:
-            raise TrainingError("There is no prompt to answer.")
         if settings.kl != "none" and reference is None:
             raise UsageError(
                 "kl needs the base model's log-probabilities.", hint="Give reference, or kl='none'."
             )
-        self.loss = policy_loss(settings.loss, settings.kl_weight if settings.kl == "loss" else 0.0)
-        self.settings = settings
-        self.steps_per_epoch = -(-len(examples) // settings.prompts) * settings.inner_epochs
-        self._examples = examples
-        self._held_out = held_out
+        loss = policy_loss(settings.loss, settings.kl_weight if settings.kl == "loss" else 0.0)
+        mark = marked(renderer, examples, settings, begin, reference)
+        super().__init__(examples, renderer, settings, loss, mark, held_out)
         self._begin = begin
-        self._renderer = renderer
         self._reference = reference
-        self._batch: Batch | None = None
 
-    def mark(self) -> str:
-        """See `Method.mark`."""
-        return marked(self._renderer, self._examples, self.settings)
-
-    async def step(self, client: TrainingClient, number: int) -> StepFigures:
-        """See `Method.step`."""
-        draw, inner = divmod(number, self.settings.inner_epochs)
-        measures: dict[str, float] = {}
-        if self._batch is None or self._batch.number != draw:
-            if self._batch is not None and self.settings.measure_after:
-                measures["kl_after_k3"] = await moved(client, self._batch)
-            self._batch = await self._draw(client, draw)
-        batch = self._batch
-        output = await client.forward_backward([row.datum() for row in batch.rows], self.loss)
-        measures["kl_before_k3"] = k3(
-            drawn(batch.rows, "logprobs"), now(batch.rows, output.logprobs)
-        )
-        return StepFigures(
-            output.mean_loss,
-            output.tokens,
-            {**batch.figures, **measures, **output.metrics, "inner_epoch": inner + 1},
-        )
-
-    async def evaluate(self, client: TrainingClient) -> Mapping[str, float]:
-        """See `Method.evaluate`: `reward` with its parts, `unended` and `unfinished`."""
-        if not self._held_out:
-            return {}
+    async def _evaluated(self, client: TrainingClient) -> Mapping[str, float]:
         drawing = await self._drawing(client, 0.0)
         found = [self._begin(example) for example in self._held_out]
         episodes = await drawing.play(client.sampler, found, (self.settings.seed, EVALUATION))
         return summed(episodes)
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`: the last draw, which inner epochs and `kl_after_k3` need."""
-        return {"batch": self._batch.state_dict() if self._batch else None}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self._batch = Batch.of(state["batch"]) if state["batch"] else None
 
     async def _drawing(self, client: TrainingClient, temperature: float) -> Drawing:
         context = (await client.info()).max_tokens
         chosen = self.settings
         return Drawing(self._renderer, chosen.max_tokens, temperature, chosen.max_turns, context)
 
-    async def _draw(self, client: TrainingClient, number: int) -> Batch:
+    async def _draw(
+        self, client: TrainingClient, examples: Sequence[ChatExample], number: int
+    ) -> Batch:
         settings = self.settings
-        indices = chosen(len(self._examples), settings.prompts, settings.seed, number)
-        begun = [
-            self._begin(self._examples[index]) for index in indices for _ in range(settings.group)
-        ]
+        begun = [self._begin(example) for example in examples for _ in range(settings.group)]
         drawing = await self._drawing(client, settings.temperature)
         episodes = await drawing.play(client.sampler, begun, (settings.seed, number))
         figures = summed(episodes)
-        rewards = np.array([episode.tally.total for episode in episodes]).reshape(len(indices), -1)
+        rewards = np.array([episode.tally.total for episode in episodes]).reshape(len(examples), -1)
         figures["reward_std"] = float(rewards.std(axis=1).mean())
         await self._add_reference(episodes, figures)
         equal = np.array([_same(group) for group in rewards])
@@ -244,22 +192,6 @@ def _same(rewards: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
     return bool(np.ptp(rewards) <= 1e-9 * max(1.0, float(np.abs(rewards).max())))
 
 
-def policy_loss(name: str, kl_weight: float = 0.0) -> str:
-    """A loss of sampled tokens as `TrainingClient` takes it, with a k3 term to the base.
-
-    Raises:
-        TrainingError: there is no such loss, or it is none of sampled tokens.
-    """
-    loss = losses.get(name)
-    if "advantages" not in loss.needs:
-        raise TrainingError(f"{name} takes no advantages.", hint="Use importance_sampling or ppo.")
-    if not kl_weight:
-        return name
-    called, _, parameters = name.partition(":")
-    given = f"({parameters})" if parameters else ""
-    return f"1 {called}{given}, {kl_weight!r} kl_divergence"
-
-
 def summed(episodes: Sequence[Episode]) -> dict[str, float]:
     """Figures of episodes, as means."""
     count = len(episodes)
@@ -274,15 +206,6 @@ def summed(episodes: Sequence[Episode]) -> dict[str, float]:
         "unfinished": sum(not episode.done for episode in episodes) / count,
         "turns": sum(episode.samples for episode in episodes) / count,
     }
-
-
-def marked(renderer: Renderer, examples: Sequence[ChatExample], settings: BaseModel) -> str:
-    """A digest of what is asked and how."""
-    digest = hashlib.sha256(settings.model_dump_json().encode())
-    for example in examples:
-        digest.update(repr(renderer.generation_prompt(example.prompt)).encode())
-        digest.update(repr(example.answer.text if example.answer else None).encode())
-    return digest.hexdigest()
 
 
 def _distance(episode: Episode) -> float:

@@ -8,7 +8,6 @@ say which of two answers is the better one, each pair in both orders (`training.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,13 @@ from shammah.errors import TrainingError
 from shammah.ports.training_client import ForwardBackwardOutput, TrainingClient
 from shammah.training import losses
 from shammah.training.comparison import Comparison, judged, summary
-from shammah.training.loops.engine import StepFigures
-from shammah.training.loops.pairs import Pair, Windows, digest
+from shammah.training.loops.method import StepFigures
+from shammah.training.loops.pairs import Pair
+from shammah.training.loops.windowed import Windowed
 from shammah.training.reward_client import RewardTrainingClient
 
 
-class RewardMethod:
+class RewardMethod(Windowed):
     """A `Method` for `run_loop`. Measures, of pairs: `accuracy`, the share whose chosen answer has
     the higher score; `margin`, by how much on average; `score_chosen` and `score_rejected`, means.
     """
@@ -54,16 +54,11 @@ class RewardMethod:
             raise TrainingError(
                 f"{loss} is no loss of scores.", hint="reward_bradley_terry is one."
             )
-        self._windows = Windows(len(pairs), batch_size, accumulation, seed)
+        super().__init__(
+            loss, len(pairs), (pairs, held_out),
+            batch_size=batch_size, accumulation=accumulation, seed=seed,
+        )  # fmt: skip
         self._loss, self._pairs, self._held_out = loss, list(pairs), list(held_out)
-        self._mark = f"{loss} {batch_size} {accumulation} {seed} {digest(pairs)} {digest(held_out)}"
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._windows.per_epoch
-
-    def mark(self) -> str:
-        return self._mark
 
     async def step(self, client: TrainingClient, number: int) -> StepFigures:
         _scoring(client)
@@ -84,15 +79,8 @@ class RewardMethod:
         loss, figures = _figures([await client.forward(group, self._loss)])
         return {"loss": loss, **figures}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: a step's pairs follow from the seed and its number."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take."""
-
-
-class ComparisonMethod:
+class ComparisonMethod(Windowed):
     """A `Method` for `run_loop`: cross-entropy of the right label, each pair in both orders.
 
     Measures of held-out pairs are those of `comparison.summary`: `accuracy`, `margin`,
@@ -119,20 +107,11 @@ class ComparisonMethod:
         Raises:
             TrainingError: there is none.
         """
-        self._windows = Windows(len(comparisons), batch_size, accumulation, seed)
+        super().__init__(
+            "comparison", len(comparisons), [_ordered(part) for part in (comparisons, held_out)],
+            batch_size=batch_size, accumulation=accumulation, seed=seed,
+        )  # fmt: skip
         self._comparisons, self._held_out = list(comparisons), list(held_out)
-        told = [
-            digest([Pair(a, b) for each in part for a, b in each.orders])
-            for part in (comparisons, held_out)
-        ]
-        self._mark = f"comparison {batch_size} {accumulation} {seed} {' '.join(told)}"
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._windows.per_epoch
-
-    def mark(self) -> str:
-        return self._mark
 
     async def step(self, client: TrainingClient, number: int) -> StepFigures:
         loss = weight = 0.0
@@ -150,12 +129,9 @@ class ComparisonMethod:
         right = await client.forward([each for one in self._held_out for each in one.right])
         return {"loss": right.mean_loss, **summary(await judged(client, self._held_out))}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: a step's pairs follow from the seed and its number."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take."""
+def _ordered(comparisons: Sequence[Comparison]) -> list[Pair]:
+    return [Pair(a, b) for each in comparisons for a, b in each.orders]
 
 
 def _scoring(client: TrainingClient) -> None:
