@@ -14,6 +14,13 @@ import pytest
 import several_processes
 import tiny_models
 
+from shammah.models.load import load_base_model
+from shammah.ports.training_client import leads
+from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
+from shammah.training.local_client import LocalTrainingClient
+from shammah.training.parallel import client_of, reward_client_of
+from shammah.training.reward_client import RewardTrainingClient
+
 
 def launched(model: Path, folder: Path) -> list[dict[str, Any]]:
     """What two gloo processes found, by `accelerate launch`."""
@@ -56,3 +63,17 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     assert [path.name for path in sorted((tmp_path / "two" / "parts").glob("step_*"))] == [
         "step_000012"
     ]
+
+
+def test_a_process_alone_gets_a_client_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    model = tiny_models.build("qwen2", tmp_path)
+    base = load_base_model(ModelSettings(name=str(model), device="cpu"))
+    client = client_of(base, LoraSettings(rank=2), TrainingSettings())
+    assert type(client) is LocalTrainingClient and leads(client)
+    client.close()
+    scoring = reward_client_of(base, LoraSettings(rank=2), TrainingSettings())
+    assert type(scoring) is RewardTrainingClient and leads(scoring)
+    scoring.close()

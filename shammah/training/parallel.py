@@ -9,9 +9,11 @@ each. Knows the local client and how processes talk, no loop.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +26,17 @@ from shammah.ports.training_client import (
     ForwardBackwardOutput,
     OptimStepOutput,
 )
+from shammah.settings import LoraSettings, TrainingSettings
 from shammah.training import losses
 from shammah.training.failures import failures
 from shammah.training.local_client import LocalTrainingClient
+from shammah.training.reward_client import RewardTrainingClient
+
+if TYPE_CHECKING:
+    from shammah.models.load import BaseModel
+
+_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Where launchers say how many processes they started."""
 
 T = TypeVar("T")
 Run = Callable[[Sequence[Datum], losses.Loss], Awaitable[ForwardBackwardOutput]]
@@ -130,7 +140,7 @@ class ParallelTrainingClient(LocalTrainingClient):
     async def optim_step(self, params: AdamParams) -> OptimStepOutput:
         """See `TrainingClient.optim_step`. Every process makes the same step."""
         self._weight = sum(self.processes.gathered(self._weight))
-        parameters = list(self.lora.named_parameters().values())
+        parameters = self._optimizer.parameters
         here = any(parameter.grad is not None for parameter in parameters)
         if any(self.processes.gathered(here)):
             for parameter in parameters:
@@ -167,6 +177,54 @@ class ParallelTrainingClient(LocalTrainingClient):
                     self._forget()
                 raise kind(message, hint=hint)
         return together([share for share, _ in shares if share is not None], len(datums))
+
+
+class ParallelRewardClient(ParallelTrainingClient, RewardTrainingClient):
+    """A `RewardTrainingClient` that is one of several, which step together."""
+
+
+def launched() -> bool:
+    """Whether this process was started together with others, by `torchrun`, `accelerate launch` or
+    MPI. Nothing is imported or waited for."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in _COUNTS)
+
+
+def client_of(
+    base: BaseModel,
+    lora: LoraSettings,
+    training: TrainingSettings,
+    *,
+    parent: Path | None = None,
+    parent_scaling: float | None = None,
+) -> LocalTrainingClient:
+    """The client for how this process was started: one of several (`ParallelTrainingClient`), or
+    one alone. `ports.training_client.leads` says which one prints.
+
+    Raises:
+        TrainingError: see `LocalTrainingClient` and `Processes`.
+        AdapterInvalidError: the parent does not fit the model.
+    """
+    if not launched():
+        return LocalTrainingClient(base, lora, training, parent, parent_scaling=parent_scaling)
+    return ParallelTrainingClient(
+        base, lora, training, parent, parent_scaling=parent_scaling, processes=Processes()
+    )
+
+
+def reward_client_of(
+    base: BaseModel,
+    lora: LoraSettings,
+    training: TrainingSettings,
+    *,
+    parent: Path | None = None,
+    parent_scaling: float | None = None,
+) -> RewardTrainingClient:
+    """`client_of` for a model with a scalar head."""
+    if not launched():
+        return RewardTrainingClient(base, lora, training, parent, parent_scaling=parent_scaling)
+    return ParallelRewardClient(
+        base, lora, training, parent, parent_scaling=parent_scaling, processes=Processes()
+    )
 
 
 def together(shares: Sequence[Found], count: int) -> ForwardBackwardOutput:

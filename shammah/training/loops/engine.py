@@ -26,6 +26,7 @@ from shammah.ports.training_client import (
     StateCopies,
     StateCopy,
     TrainingClient,
+    leads,
 )
 from shammah.tracking.telemetry import emit
 from shammah.training.best import BestCheckpoint
@@ -131,7 +132,7 @@ class _Run:
     @property
     def leads(self) -> bool:
         """Whether this process writes."""
-        return not isinstance(self.client, Ranked) or self.client.leads
+        return leads(self.client)
 
     async def train(self) -> LoopResult:
         if self.steps <= 0:
