@@ -1,5 +1,5 @@
-"""Runs of a few steps, in each of the processes that `accelerate launch` starts: one undisturbed,
-and one that is stopped and gone on with.
+"""Runs of a few steps, in each of the processes that a launcher starts: one undisturbed, and one
+that is stopped and gone on with.
 
 python several_processes.py MODEL FOLDER
 
@@ -26,7 +26,8 @@ from shammah.training.local_client import LocalTrainingClient
 from shammah.training.loops.engine import LoopResult, run_loop
 from shammah.training.loops.settings import LoopSettings
 from shammah.training.loops.supervised import Supervised
-from shammah.training.parallel import ParallelTrainingClient, Processes
+from shammah.training.parallel import ParallelTrainingClient
+from shammah.training.processes import Processes
 
 SETTINGS = LoopSettings(
     learning_rate=1e-2, epochs=3, evaluate_every=4, checkpoint_every=3,
@@ -83,7 +84,7 @@ def checksum(client: LocalTrainingClient) -> str:
 
 def main() -> None:
     model, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    processes = Processes(cpu=True)
+    processes = Processes()
     told: dict[str, Any] = {"count": processes.count}
     for name, where, stop in (("whole", "whole", 0), ("first", "parts", 5), ("rest", "parts", 0)):
         client = made_of(model, processes=processes)

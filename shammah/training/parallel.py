@@ -1,19 +1,17 @@
 """One adapter trained by several processes, each with the whole model on a device of its own.
 
-Started by `accelerate launch`, or alone. Every process runs the same loop and is called with the
-same datums; each computes its share of them, gradients and the weight of the window are added up
-before the optimiser's step, and results are put together again, so that all processes give the same
-as one alone would, up to the order of additions. The adapter and the optimiser's state are whole in
-each. Knows the local client and how processes talk, no loop.
+Every process runs the same loop and is called with the same datums; each computes its share of
+them, gradients and the weight of the window are added up before the optimiser's step, and results
+are put together again, so that all processes give the same as one alone would, up to the order of
+additions. The adapter and the optimiser's state are whole in each. Knows the local client, no loop.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,62 +26,16 @@ from shammah.ports.training_client import (
 )
 from shammah.settings import LoraSettings, TrainingSettings
 from shammah.training import losses
-from shammah.training.failures import failures
 from shammah.training.local_client import LocalTrainingClient
+from shammah.training.processes import Processes, launched
 from shammah.training.reward_client import RewardTrainingClient
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel
 
-_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where launchers say how many processes they started."""
-
-T = TypeVar("T")
 Run = Callable[[Sequence[Datum], losses.Loss], Awaitable[ForwardBackwardOutput]]
 Found = tuple[list[int], ForwardBackwardOutput]
 """Which datums, and what came of them."""
-
-
-class Processes:
-    """Those that were launched together, by `accelerate`; one where none were.
-
-    Args:
-        cpu: whether they compute on CPU and talk by gloo, whatever devices there are.
-    """
-
-    def __init__(self, *, cpu: bool = False) -> None:
-        from accelerate import PartialState
-
-        self._state = PartialState(cpu=cpu)
-
-    @property
-    def number(self) -> int:
-        """Which one this is, from 0."""
-        return int(self._state.process_index)
-
-    @property
-    def count(self) -> int:
-        return int(self._state.num_processes)
-
-    def gathered(self, value: T) -> list[T]:
-        """What each gives, in the order of their numbers; waits for all."""
-        if self.count == 1:
-            return [value]
-        found: list[Any] = [None] * self.count
-        with failures():
-            torch.distributed.all_gather_object(found, value)
-        return found
-
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Put the sum over all processes into tensors of one dtype, as one message."""
-        if self.count == 1:
-            return
-        together = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with failures():
-            torch.distributed.all_reduce(together)
-        parts = torch.split(together, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.reshape(tensor.shape))
 
 
 class ParallelTrainingClient(LocalTrainingClient):
@@ -103,7 +55,7 @@ class ParallelTrainingClient(LocalTrainingClient):
     @property
     def leads(self) -> bool:
         """See `Ranked.leads`."""
-        return self.processes.number == 0
+        return self.processes.leads
 
     async def agree(self, wish: bool) -> bool:
         """See `Ranked.agree`."""
@@ -181,12 +133,6 @@ class ParallelTrainingClient(LocalTrainingClient):
 
 class ParallelRewardClient(ParallelTrainingClient, RewardTrainingClient):
     """A `RewardTrainingClient` that is one of several, which step together."""
-
-
-def launched() -> bool:
-    """Whether this process was started together with others, by `torchrun`, `accelerate launch` or
-    MPI. Nothing is imported or waited for."""
-    return any(int(os.environ.get(name) or 1) > 1 for name in _COUNTS)
 
 
 def client_of(
