@@ -49,18 +49,23 @@ class Processes:
     Args:
         cpu: whether they compute on CPU and talk by gloo; by default where there is no CUDA device,
             or `accelerate launch` was told so.
+        divide: whether they divide the base model among them, so that one that does not fit into a
+            device can be trained; by default where `accelerate launch` was told `--use_fsdp`, of
+            whose other options none is looked at.
 
     Raises:
         TrainingError: several were asked for and one was started, or they cannot be joined.
     """
 
-    def __init__(self, *, cpu: bool | None = None) -> None:
+    def __init__(self, *, cpu: bool | None = None, divide: bool | None = None) -> None:
         from accelerate import PartialState
 
         several = launched()
         if cpu is None:
-            told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-            cpu = told or not torch.cuda.is_available()
+            cpu = _told("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+        # Transformers would leave the weights out in all processes but the first, for accelerate
+        # to send them later; here each reads its own share.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
         if several and not cpu and here > torch.cuda.device_count():
             raise TrainingError(
@@ -72,6 +77,10 @@ class Processes:
         by_gloo = cpu and several and not any(name in os.environ for name in _MPI)
         with failures():
             self._state = PartialState(cpu=cpu, **({"backend": "gloo"} if by_gloo else {}))
+
+        asked = _told("ACCELERATE_USE_FSDP") if divide is None else divide
+        self.divide = asked and self.count > 1
+        """Whether the base model is divided among them."""
 
     @property
     def number(self) -> int:
@@ -106,3 +115,7 @@ class Processes:
         parts = torch.split(together, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.reshape(tensor.shape))
+
+
+def _told(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")

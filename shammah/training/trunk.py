@@ -119,6 +119,11 @@ def layers_of(model: Any) -> dict[str, int]:
     }
 
 
+def layer_list(model: Any) -> Any:
+    """The list of a model's layers, from below; None where they are in no list of their own."""
+    return _layers(model)[2]
+
+
 def _layers(model: Any) -> tuple[Any, str, Any]:
     """The list of the model's layers, what holds it and by which name."""
     count = int(model.config.get_text_config(decoder=True).num_hidden_layers)
