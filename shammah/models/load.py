@@ -35,6 +35,15 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Division:
+    """How a model is divided among processes: in how many parts, and what keeps this process's part
+    of a model on CPU, on the device that is named."""
+
+    parts: int
+    divide: Callable[[Any, str], None]
+
+
+@dataclass(frozen=True, slots=True)
 class BaseModel:
     """A frozen causal language model with its tokenizer.
 
@@ -66,12 +75,18 @@ class BaseModel:
         return tuple(stops) if isinstance(stops, list) else (int(stops),)
 
 
-def load_base_model(settings: ModelSettings, on_progress: Progress | None = None) -> BaseModel:
+def load_base_model(
+    settings: ModelSettings,
+    on_progress: Progress | None = None,
+    *,
+    division: Division | None = None,
+) -> BaseModel:
     """Find, check and load the model of the settings.
 
     Args:
         on_progress: called with what is being done, from the calling thread (while downloading,
             from the downloading threads).
+        division: keeps a part of it alone; it is never whole on the device.
 
     Raises:
         ModelNotFoundError: no such folder, no such model on the Hub, or no way to reach it.
@@ -94,9 +109,10 @@ def load_base_model(settings: ModelSettings, on_progress: Progress | None = None
         parameters = sum(tensor.parameters for tensor in tensors)
         device = choose_device(settings.device)
         dtype = choose_dtype(settings.dtype, device, stored, parameters)
-        require_memory(settings.name, estimate(tensors, config, dtype), device)
+        needed = estimate(tensors, config, dtype)
+        require_memory(settings.name, needed.of(division.parts) if division else needed, device)
         tokenizer = _load_tokenizer(path)
-        model = _load_model(path, config, dtype, device)
+        model = _load_model(path, config, dtype, device, division)
     mark = fingerprint(path)
     from shammah.models.shape import model_shape
 
@@ -243,7 +259,9 @@ def _generation_stops(path: Path) -> tuple[int, ...]:
     return tuple(found) if isinstance(found, list) else (int(found),)
 
 
-def _load_model(path: Path, config: Any, dtype: torch.dtype, device: str) -> Any:
+def _load_model(
+    path: Path, config: Any, dtype: torch.dtype, device: str, division: Division | None
+) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
@@ -256,7 +274,8 @@ def _load_model(path: Path, config: Any, dtype: torch.dtype, device: str) -> Any
             trust_remote_code=False,
             use_safetensors=True,
         )
-        model = model.to(device)
+        if division is None:
+            model = model.to(device)
     except Exception as error:
         raise ModelError(
             f"The model in {path} cannot be loaded: {_first_line(error)}",
@@ -264,6 +283,8 @@ def _load_model(path: Path, config: Any, dtype: torch.dtype, device: str) -> Any
         ) from error
     model.eval()
     model.requires_grad_(False)
+    if division is not None:
+        division.divide(model, device)
     return model
 
 

@@ -30,6 +30,13 @@ class MemoryEstimate:
     inference_bytes: int
     training_bytes: int
 
+    def of(self, parts: int) -> MemoryEstimate:
+        """What each of several processes takes that divide the weights evenly."""
+        spared = self.weights_bytes - self.weights_bytes // parts
+        return MemoryEstimate(
+            self.weights_bytes - spared, self.inference_bytes - spared, self.training_bytes - spared
+        )
+
 
 def estimate(
     tensors: Sequence[StoredTensor], config: Any, dtype: torch.dtype, *, max_context: int = _CONTEXT

@@ -222,6 +222,11 @@ class Ranked(Protocol):
         ...
 
 
+def leads(client: TrainingClient) -> bool:
+    """Whether this process writes files and prints: the only one, or the first of several."""
+    return not isinstance(client, Ranked) or client.leads
+
+
 class TrainingService(Protocol):
     """Something that can begin sessions of training."""
 

@@ -101,7 +101,7 @@ class Body:
         """
         places, positions, ids, weights = [], [], [], []
         for example in examples:
-            row = _weights(example)
+            row = weights_of(example)
             places.append(np.flatnonzero(row))
             if not len(places[-1]):
                 raise EmptyLessonError("A training example has no token with a weight above zero.")
@@ -371,7 +371,7 @@ def base_distributions(model: Any, examples: Sequence[Datum], count: int) -> lis
         body.close()
 
 
-def _weights(example: Datum) -> np.ndarray[Any, np.dtype[np.float32]]:
+def weights_of(example: Datum) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Those of an example, or one for each target."""
     if "target_tokens" not in example.loss_fn_inputs:
         raise TrainingError("A training example has no target_tokens.")

@@ -11,18 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from shammah.errors import DivergenceError, ShammahError, TrainingError
 from shammah.ports.datum import Datum
 from shammah.ports.training_client import CustomLoss
 from shammah.tracking.trace import timed
 from shammah.training.body import Targets
-from shammah.training.timing import finished
 
 Metrics = Mapping[str, float | torch.Tensor]
 Pass = Callable[[Sequence[int]], Targets]
 """Runs the examples of a pack, with gradients where they are enabled."""
+Back = Callable[[torch.Tensor | None, torch.Tensor], None]
+"""Adds the gradients of a value, if there is one, that came from a pass with these logprobs."""
 
 
 def add_gradients(
@@ -31,6 +34,7 @@ def add_gradients(
     run: Pass,
     fn: CustomLoss,
     again: Callable[[], None],
+    back: Back,
 ) -> tuple[float, dict[str, float], list[Targets]]:
     """Add the gradients of `fn`'s loss to those of the adapter.
 
@@ -49,27 +53,78 @@ def add_gradients(
             targets = run(packs[0])
             seen = _laid_out(datums, packs, [targets], [targets.logprobs])
             loss, metrics = _value(fn, datums, seen)
-        with timed("backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
-            finished(loss.device)
+        back(loss, targets.logprobs)
         return float(loss.detach()), metrics, [targets]
-    with timed("forward"), torch.no_grad():
-        outputs = [run(members) for members in packs]
+    outputs = look(packs, run)
     leaves = [targets.logprobs.detach().requires_grad_() for targets in outputs]
     loss, metrics = _value(fn, datums, _laid_out(datums, packs, outputs, leaves))
     derivatives = torch.autograd.grad(loss, leaves, allow_unused=True)
     again()
+    go_back(packs, run, derivatives, back)
+    return float(loss.detach()), metrics, outputs
+
+
+def look(packs: Sequence[Sequence[int]], run: Pass) -> list[Targets]:
+    """The first pass: what comes out of each pack, without gradients."""
+    with timed("forward"), torch.no_grad():
+        return [run(members) for members in packs]
+
+
+def derivatives_of(
+    fn: CustomLoss,
+    datums: Sequence[Datum],
+    logprobs: Sequence[NDArray[np.float32]],
+    device: torch.device,
+) -> tuple[float, dict[str, float], list[torch.Tensor | None]]:
+    """The loss of log-probabilities that were computed elsewhere, its metrics, and its derivative
+    by each datum's, in their shape; None where it does not depend on them.
+
+    Raises:
+        TrainingError, DivergenceError: see `TrainingClient.forward_backward_custom`.
+    """
+    leaves = [torch.from_numpy(each).to(device).requires_grad_() for each in logprobs]
+    with torch.enable_grad():
+        loss, metrics = _value(fn, datums, leaves)
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return float(loss.detach()), metrics, list(found)
+
+
+def by_pack(
+    packs: Sequence[Sequence[int]],
+    outputs: Sequence[Targets],
+    derivatives: Sequence[torch.Tensor | None],
+) -> list[torch.Tensor | None]:
+    """Derivatives by datum as those of what came out of each pack."""
+    return [
+        torch.cat(
+            [
+                torch.zeros(len(places), device=targets.logprobs.device)
+                if (found := derivatives[index]) is None
+                else found.reshape(-1)[torch.from_numpy(places).to(found.device)]
+                for index, places in zip(members, targets.places, strict=True)
+            ]
+        )
+        for members, targets in zip(packs, outputs, strict=True)
+    ]
+
+
+def go_back(
+    packs: Sequence[Sequence[int]],
+    run: Pass,
+    derivatives: Sequence[torch.Tensor | None],
+    back: Back,
+) -> None:
+    """The second pass: the gradients of each pack's log-probabilities, weighed by the derivatives
+    of the loss with respect to them."""
     for members, derivative in zip(packs, derivatives, strict=True):
         if derivative is not None and bool(derivative.any()):
             with timed("forward"):
-                weighed = (run(members).logprobs * derivative).sum()
-            with timed("backward"):
-                weighed.backward()  # type: ignore[no-untyped-call]
-                finished(weighed.device)
+                logprobs = run(members).logprobs
+                weighed = (logprobs * derivative).sum()
+            back(weighed, logprobs)
         else:
-            with timed("forward"), torch.no_grad():
-                run(members)  # dropout goes on as if it had counted
-    return float(loss.detach()), metrics, outputs
+            with timed("forward"):
+                back(None, run(members).logprobs)  # dropout goes on as if it had counted
 
 
 def _laid_out(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from shammah.training.fused import Adapter, Frozen, Gate, lora_linear, rms_norm, swiglu
 from shammah.training.lora import ADAPTER, AttachedLora
+from shammah.training.sharding import whole_layer
 from shammah.training.workspace import Workspace
 
 Forward = Callable[..., torch.Tensor]
@@ -61,7 +62,9 @@ def install(model: Any, attached: AttachedLora) -> Installed:
         # One comparison a class: all its modules compute the same function of their weights.
         key = (type(module), _weight(module).dtype)
         if key not in agreed:
-            agreed[key] = next((make for make in makers if _agrees(module, make(module))), None)
+            with whole_layer(model, module):
+                found = (make for make in makers if _agrees(module, make(module)))
+                agreed[key] = next(found, None)
         make = agreed[key]
         if make is not None:
             installed.replace(type(module).__name__, module, make(module))
@@ -83,6 +86,7 @@ def _makers(
 
 
 def _frozen(module: Any) -> Frozen:
+    """Its weights as they are now: of a divided model they are others in each pass."""
     from transformers.pytorch_utils import Conv1D
 
     if not isinstance(module, (torch.nn.Linear, Conv1D)):
@@ -97,25 +101,31 @@ def _adapter(layer: Any) -> Adapter:
 
 
 def _lora_forward(layer: Any, dropout: float, installed: Installed) -> Forward:
-    frozen, adapter = _frozen(layer.get_base_layer()), _adapter(layer)
+    base, adapter = layer.get_base_layer(), _adapter(layer)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         dropped = F.dropout(x, dropout) if dropout and installed.dropout_on else None
-        return lora_linear(x, frozen, adapter, dropped)
+        return lora_linear(x, _frozen(base), adapter, dropped)
 
     return forward
 
 
 def _swiglu_forward(module: Any, installed: Installed) -> Forward:
-    def part(layer: Any) -> tuple[Frozen, Adapter | None]:
+    def part(layer: Any) -> tuple[Any, Adapter | None]:
         if hasattr(layer, "lora_A"):
-            return _frozen(layer.get_base_layer()), _adapter(layer)
-        return _frozen(layer), None
+            return layer.get_base_layer(), _adapter(layer)
+        return layer, None
 
-    block = Gate(part(module.gate_proj), part(module.up_proj), part(module.down_proj))
+    parts = [part(layer) for layer in (module.gate_proj, module.up_proj, module.down_proj)]
     number = installed.blocks
     installed.blocks += 1
-    return lambda x: swiglu(x, block, installed.workspace, keep=number < installed.keeping)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        gate, up, down = ((_frozen(base), adapter) for base, adapter in parts)
+        keep = number < installed.keeping
+        return swiglu(x, Gate(gate, up, down), installed.workspace, keep=keep)
+
+    return forward
 
 
 def _eps(module: Any) -> float:

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +47,7 @@ from shammah.training.losses.choices import gathered
 from shammah.training.optimizer import AdamW
 from shammah.training.packing import pack, pack_groups
 from shammah.training.random_state import OwnRandom
+from shammah.training.sharding import divided_layers
 from shammah.training.timing import finished
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ class LocalTrainingClient:
         self._hold = 0.0 if training.hold == "auto" else training.hold
         self._holding = Holding(self.lora, moments) if moments and self._hold > 0 else None
         self.layers = install(base.model, self.lora)
-        self.body = Body(base.model, self.lora.layers)
+        # What is below the adapters is computed anew where all have to make the same passes.
+        divided = bool(divided_layers(base.model))
+        self.body = Body(base.model, () if divided else self.lora.layers)
         self.micro_batch_tokens = training.micro_batch_tokens or fitting
         """Tokens computed at once."""
         self.on_batch: Callable[[Sequence[Datum]], object] | None = None
@@ -140,12 +143,8 @@ class LocalTrainingClient:
     ) -> ForwardBackwardOutput:
         """See `TrainingClient.forward_backward_custom`. One pass where the datums fit into
         `micro_batch_tokens`, else two."""
-        if not weight > 0 or not datums:
-            raise TrainingError(f"{len(datums)} datums with a weight of {weight} teach nothing.")
-        check(datums, self._vocabulary)
-        logprobs, greedy = _places(datums)
-        lengths = [len(datum.model_input) for datum in datums]
-        packs = pack(lengths, self.micro_batch_tokens)
+        self._check_custom(datums, weight)
+        packs = pack([len(datum.model_input) for datum in datums], self.micro_batch_tokens)
         with failures(), self._with_dropout(), torch.enable_grad():
             random = self._random.now()
             try:
@@ -155,16 +154,13 @@ class LocalTrainingClient:
                     lambda members: self._targets([datums[index] for index in members]),
                     fn,
                     lambda: self._random.go_to(random),
+                    self._back,
                 )
             except DivergenceError:
                 self._forget()
                 raise
-        for members, targets in zip(packs, outputs, strict=True):
-            _scatter(targets, members, logprobs, greedy)
         self._weight += weight
-        return ForwardBackwardOutput(
-            loss, weight, sum(lengths), tuple(logprobs), tuple(greedy), metrics
-        )
+        return replace(outcome(datums, packs, outputs), loss=loss, weight=weight, metrics=metrics)
 
     async def forward(
         self, datums: Sequence[Datum], loss_fn: str | losses.Loss = "cross_entropy"
@@ -326,10 +322,8 @@ class LocalTrainingClient:
                     hint="Lower training.learning_rate.",
                 )
             # Of some datums a loss may know nothing, as of answers without relations.
-            if backward and part.requires_grad:
-                with timed("backward"):
-                    part.backward()  # type: ignore[no-untyped-call]
-                    finished(self.body.device)
+            if backward:
+                self._back(part if part.requires_grad else None, targets.logprobs)
             loss += value
             weight += float(targets.weights.sum())
             for name, (total, count) in measures.items():
@@ -345,12 +339,24 @@ class LocalTrainingClient:
             {name: total / count for name, (total, count) in told.items() if count},
         )
 
+    def _check_custom(self, datums: Sequence[Datum], weight: float) -> None:
+        if not weight > 0 or not datums:
+            raise TrainingError(f"{len(datums)} datums with a weight of {weight} teach nothing.")
+        check(datums, self._vocabulary)
+
     def _targets(
         self, group: Sequence[Datum], others: Sequence[Pairs] | None = None, shares: bool = False
     ) -> Targets:
         """Run the examples of a pack."""
         self._begin_pack(group)
         return self.body.targets(group, others, shares=shares)
+
+    def _back(self, value: torch.Tensor | None, logprobs: torch.Tensor) -> None:
+        """Add the gradients of a value, if there is one, that was computed from `logprobs`."""
+        if value is not None:
+            with timed("backward"):
+                value.backward()  # type: ignore[no-untyped-call]
+                finished(self.body.device)
 
     def _begin_pack(self, group: Sequence[Datum]) -> None:
         self.layers.workspace.reset()
@@ -422,6 +428,17 @@ def tokens_for(model: Any) -> int:
         weight = model.get_submodule(path).weight
         per_token += weight.shape[1 if transposed else 0] * weight.element_size()
     return min(MOST_TOKENS, max(FEWEST_TOKENS, ACTIVATION_BYTES // max(1, per_token)))
+
+
+def outcome(
+    datums: Sequence[Datum], packs: Sequence[Sequence[int]], outputs: Sequence[Targets]
+) -> ForwardBackwardOutput:
+    """What came out of packs, in the order of their datums, without a loss."""
+    logprobs, greedy = _places(datums)
+    for members, targets in zip(packs, outputs, strict=True):
+        _scatter(targets, members, logprobs, greedy)
+    tokens = sum(len(datum.model_input) for datum in datums)
+    return ForwardBackwardOutput(0.0, 0.0, tokens, tuple(logprobs), tuple(greedy))
 
 
 def _places(datums: Sequence[Datum]) -> tuple[list[Any], list[bool]]:

@@ -29,6 +29,11 @@ class AdamW:
     def steps(self) -> int:
         return self._steps
 
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Those that are stepped, in the order of the table."""
+        return list(self._parameters.values())
+
     @torch.no_grad()
     def step(self, weight: float, params: AdamParams) -> float:
         """Divide the gradients by `weight`, clip, step, clear; their norm before clipping.

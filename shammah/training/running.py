@@ -18,10 +18,10 @@ from typing import Any, Protocol
 from shammah.errors import DivergenceError, TrainingError
 from shammah.ports.training_client import (
     AdamParams,
-    Ranked,
     StateCopies,
     StateCopy,
     TrainingClient,
+    leads,
 )
 from shammah.tracking.telemetry import emit
 from shammah.tracking.trace import timed
@@ -191,10 +191,10 @@ class Checkpoints:
         self._keep = keep
         self._on_written = on_written
         self._copies = client if beside and isinstance(client, StateCopies) else None
-        leads = not isinstance(client, Ranked) or client.leads
-        self._writes = folder is not None and leads
+        leading = leads(client)
+        self._writes = folder is not None and leading
         self._writer = (
-            CheckpointWriter(folder, keep) if folder is not None and leads and beside else None
+            CheckpointWriter(folder, keep) if folder is not None and leading and beside else None
         )
         self._saved_step = -1
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.errors import DivergenceError, TrainingError, UsageError
-from shammah.ports.training_client import Ranked, StateCopies, TrainingClient
+from shammah.ports.training_client import Ranked, StateCopies, TrainingClient, leads
 from shammah.tracking.telemetry import emit
 from shammah.training.best import BestCheckpoint
 from shammah.training.checkpoint import Written
@@ -126,7 +126,7 @@ class _Run:
     @property
     def leads(self) -> bool:
         """Whether this process writes."""
-        return not isinstance(self.client, Ranked) or self.client.leads
+        return leads(self.client)
 
     async def train(self) -> LoopResult:
         if self.steps <= 0:
