@@ -19,6 +19,7 @@ from shammah.errors import UsageError
 from shammah.recipes.configuration import from_file, made
 from shammah.recipes.launching import launch, resumed
 from shammah.repl.wording import recipes as wording
+from shammah.training.processes import leading
 
 if TYPE_CHECKING:
     from shammah.recipes.recipe import Recipe
@@ -84,12 +85,15 @@ async def _run(
 ) -> int:
     paths = paths_of(options)
     start_log(paths, settings_of(paths, log_changes(options)))
-    quiet = options.json and not sys.stderr.isatty()
+    leads = leading()
+    quiet = not leads or (options.json and not sys.stderr.isatty())
     with TrainingProgress(quiet=quiet) as progress, _stop_signals(progress) as stopped:
         recipe, result = await begin(
             {"paths": paths, "should_stop": stopped, "tell": progress.note}
         )
     run_id = result.context.metadata.run_id
+    if not leads:
+        return INTERRUPTED if result.ended == "stopped" else 0
     if result.ended == "stopped":
         tell(f"Interrupted. `shammah train resume {run_id}` goes on.")
         return INTERRUPTED

@@ -6,6 +6,7 @@ The stages know what to do; here is what they do it with.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from shammah.files import private_folder
 from shammah.own_code import own_module
 from shammah.paths import Paths
 from shammah.recipes.backends import Backends
+from shammah.recipes.company import gathered
 from shammah.recipes.configuration import made
 from shammah.recipes.manifest import Manifest, machine, read
 from shammah.recipes.place import RunPlace
@@ -59,27 +61,31 @@ async def launch(
     recipe = recipe.absolute()
     for source in recipe.plugins:
         own_module(source)
-    place = _place(recipe, paths, run_id, resume)
     tracking = load(paths.config_file).tracking
     hparams = {"recipe": recipe.kind, **recipe.model_dump(mode="json"), "versions": machine()}
     live = Backends()
-    recipe.provide(live, place)
-    for name, thing in (backends or {}).items():
-        live[name] = thing
-    with recorded(recipe, place, tracking, resumed=resume, hparams=hparams, tell=tell) as record:
-        result = await run(
-            recipe.workflow(),
-            recipe,
-            backends=live,
-            folder=place.folder,
-            resume=resume,
-            should_stop=should_stop,
-            run_id=place.folder.name,
-        )
-        if result.ended == "stopped":
-            record.outcome = "interrupted"
-        elif place.weights.exists():
-            record.adapter(_artifact(place, result))
+    with gathered(lambda: _place(recipe, paths, run_id, resume), paths) as (place, journal):
+        recipe.provide(live, place)
+        for name, thing in (backends or {}).items():
+            live[name] = thing
+        with (
+            recorded(recipe, place, tracking, resumed=resume, hparams=hparams, tell=tell)
+            if place.leads
+            else nullcontext()
+        ) as record:
+            result = await run(
+                recipe.workflow(),
+                recipe,
+                backends=live,
+                folder=journal,
+                resume=resume,
+                should_stop=should_stop,
+                run_id=place.folder.name,
+            )
+            if record is not None and result.ended == "stopped":
+                record.outcome = "interrupted"
+            elif record is not None and place.weights.exists():
+                record.adapter(_artifact(place, result))
     return result
 
 

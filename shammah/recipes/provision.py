@@ -29,9 +29,9 @@ def provide(recipe: TrainingRecipe, backends: Backends, place: RunPlace) -> None
 
 
 def _base(recipe: Recipe) -> BaseModel:
-    from shammah.models.load import load_base_model
+    from shammah.training.parallel import base_of
 
-    return load_base_model(recipe.model_settings())
+    return base_of(recipe.model_settings())
 
 
 def library(paths: Paths) -> AdapterLibrary:
@@ -64,7 +64,7 @@ def _client(recipe: TrainingRecipe, place: RunPlace, backends: Backends) -> Trai
         base,
         recipe.lora,
         training,
-        parent,
+        parent=parent,
         parent_scaling=scaling,
         hooks=make_hooks(recipe.hooks),
     )

@@ -33,10 +33,14 @@ def publish(context: Context) -> None:
     recipe: TrainingRecipe = context.config
     library: AdapterLibrary = context.backends["library"]
     trained = context.state["trained"]
-    sha256 = sha256_of(place.weights)
+    sha256, run = sha256_of(place.weights), context.metadata.run_id
     adapter = next(
         # A process that died here has published it already.
-        (each for each in library.list() if each.metadata and each.metadata.sha256 == sha256),
+        (
+            each
+            for each in library.list()
+            if each.metadata and (each.metadata.sha256, each.metadata.run) == (sha256, run)
+        ),
         None,
     )
     if adapter is None:
@@ -65,6 +69,7 @@ def publish(context: Context) -> None:
             tensors=0,
             parameters=0,
             origin="trained",
+            run=run,
         )
         adapter = library.publish(place.weights, about, recipe.name or None)
     context.state["adapter"] = adapter.name

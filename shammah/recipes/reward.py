@@ -43,9 +43,9 @@ class RewardModeling(TrainingRecipe):
 
     def client(self, *given: Any, **named: Any) -> RewardTrainingClient:
         """See `TrainingRecipe.client`: one with a scalar head."""
-        from shammah.training.reward_client import RewardTrainingClient
+        from shammah.training.parallel import reward_client_of
 
-        return RewardTrainingClient(*given, **named)
+        return reward_client_of(*given, **named)
 
     def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
         """See `TrainingRecipe.method`."""

@@ -138,10 +138,10 @@ class TrainingRecipe(Recipe, LoopSettings):
         return workflow(self.kind, prepare, fit, publish)
 
     def client(self, *given: Any, **named: Any) -> LocalTrainingClient:
-        """What its gradients come from; takes what `LocalTrainingClient` takes."""
-        from shammah.training.local_client import LocalTrainingClient
+        """What its gradients come from; takes what `parallel.client_of` takes."""
+        from shammah.training.parallel import client_of
 
-        return LocalTrainingClient(*given, **named)
+        return client_of(*given, **named)
 
     def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
         """What a step learns.

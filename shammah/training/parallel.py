@@ -37,6 +37,7 @@ from shammah.tracking.trace import timed
 from shammah.training import custom, losses
 from shammah.training.body import Pairs, Targets, weights_of
 from shammah.training.failures import check, failures
+from shammah.training.hooks import Hook
 from shammah.training.local_client import LocalTrainingClient, outcome
 from shammah.training.lockstep import ElsewhereError, Lockstep
 from shammah.training.packing import pack
@@ -299,6 +300,7 @@ def client_of(
     *,
     parent: Path | None = None,
     parent_scaling: float | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> LocalTrainingClient:
     """The client for how this process was started: one of several (`ParallelTrainingClient`), or
     one alone. `ports.training_client.leads` says which one prints.
@@ -308,9 +310,17 @@ def client_of(
         AdapterInvalidError: the parent does not fit the model.
     """
     if not launched():
-        return LocalTrainingClient(base, lora, training, parent, parent_scaling=parent_scaling)
+        return LocalTrainingClient(
+            base, lora, training, parent, parent_scaling=parent_scaling, hooks=hooks
+        )
     return ParallelTrainingClient(
-        base, lora, training, parent, parent_scaling=parent_scaling, processes=Processes()
+        base,
+        lora,
+        training,
+        parent,
+        parent_scaling=parent_scaling,
+        hooks=hooks,
+        processes=Processes(),
     )
 
 
@@ -321,12 +331,21 @@ def reward_client_of(
     *,
     parent: Path | None = None,
     parent_scaling: float | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> RewardTrainingClient:
     """`client_of` for a model with a scalar head."""
     if not launched():
-        return RewardTrainingClient(base, lora, training, parent, parent_scaling=parent_scaling)
+        return RewardTrainingClient(
+            base, lora, training, parent, parent_scaling=parent_scaling, hooks=hooks
+        )
     return ParallelRewardClient(
-        base, lora, training, parent, parent_scaling=parent_scaling, processes=Processes()
+        base,
+        lora,
+        training,
+        parent,
+        parent_scaling=parent_scaling,
+        hooks=hooks,
+        processes=Processes(),
     )
 
 

@@ -43,6 +43,11 @@ def launched() -> bool:
     return False
 
 
+def leading() -> bool:
+    """Whether this process writes and prints, for what has to know before processes are joined."""
+    return not launched() or int(os.environ.get("RANK") or 0) == 0
+
+
 class Processes:
     """Those that were launched together; one where none were.
 
