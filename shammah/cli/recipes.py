@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.cli.context import log_changes, paths_of, settings_of, start_log
+from shammah.cli.gradient_flow import HOOK, say_flow
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.cli.recipe_options import given
 from shammah.cli.training_progress import TrainingProgress
@@ -50,17 +51,28 @@ def train_file(options: Namespace) -> int:
 
 def go_on(options: Namespace) -> int:
     """A run that was interrupted."""
-    return asyncio.run(_run(options, lambda about: resumed(options.name, **about), options.name))
+    return asyncio.run(_run(options, lambda about: resumed(options.name, **about)))
 
 
 def _train(options: Namespace, recipe: Recipe) -> int:
+    if getattr(options, "report", False):
+        recipe = _looked_at(recipe)
     if options.dry_run:
         return asyncio.run(_preview(options, recipe))
 
     async def begin(about: dict[str, Any]) -> tuple[Recipe, Result]:
         return recipe, await launch(recipe, run_id=options.run_id, **about)
 
-    return asyncio.run(_run(options, begin, options.run_id))
+    return asyncio.run(_run(options, begin))
+
+
+def _looked_at(recipe: Recipe) -> Recipe:
+    """The recipe with the hook that `--report` draws from."""
+    from shammah.recipes.training_recipe import TrainingRecipe
+
+    if not isinstance(recipe, TrainingRecipe):
+        raise UsageError(f"The recipe {recipe.kind} has no --report.")
+    return recipe.model_copy(update={"hooks": tuple(dict.fromkeys([*recipe.hooks, HOOK]))})
 
 
 async def _preview(options: Namespace, recipe: Recipe) -> int:
@@ -69,7 +81,6 @@ async def _preview(options: Namespace, recipe: Recipe) -> int:
 
     if not isinstance(recipe, TrainingRecipe):
         raise UsageError(f"The recipe {recipe.kind} has no --dry-run: its rounds are its plan.")
-
     planned = await preview(recipe, paths_of(options))
     if options.json:
         emit(planned)
@@ -81,7 +92,6 @@ async def _preview(options: Namespace, recipe: Recipe) -> int:
 async def _run(
     options: Namespace,
     begin: Callable[[dict[str, Any]], Awaitable[tuple[Recipe, Result]]],
-    name: str | None,
 ) -> int:
     paths = paths_of(options)
     start_log(paths, settings_of(paths, log_changes(options)))
@@ -101,6 +111,9 @@ async def _run(
         emit(wording.record(recipe, result))
     else:
         say(wording.summary(recipe, result, coloured=coloured()))
+        if getattr(options, "report", False):
+            say("")
+            say_flow(paths, run_id)
     return 0
 
 

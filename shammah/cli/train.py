@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from shammah.assistant import Assistant, Notice
 from shammah.cli.context import log_changes, open_workspace, paths_of, settings_of, start_log
+from shammah.cli.gradient_flow import HOOK, say_flow
 from shammah.cli.output import coloured, emit, say, tell
 from shammah.errors import TrainingError, UsageError
 from shammah.repl import wording
 from shammah.repl.text import columns, pairs, unicode_output
 from shammah.repl.toolbar import training_progress
-from shammah.repl.wording import runs as runs_wording
 
 if TYPE_CHECKING:
     from shammah.learning.queue import Job
@@ -169,7 +169,9 @@ async def _run_here(
     elif job.status == "done":
         say(wording.job_done(job))
         if getattr(options, "report", False):
-            _flow(options, job)
+            from shammah.learning.job import JobSpec
+
+            say_flow(paths_of(options), JobSpec.read(job.folder).run_name)
     if job.status != "done":
         raise TrainingError(wording.job_done(job))
     return 0
@@ -288,22 +290,9 @@ def _hooks(options: Namespace) -> dict[str, Any]:
         given = ",".join(settings_of(paths_of(options)).training.hooks)
     names = [name.strip() for name in re.split(r",(?!\s*(?:exploding|vanishing)=)", given)]
     names = list(dict.fromkeys(name for name in names if name))
-    if options.report and "flow" not in names:
-        names.append("flow")
+    if options.report and HOOK not in names:
+        names.append(HOOK)
     return {"training.hooks": names}
-
-
-def _flow(options: Namespace, job: Job) -> None:
-    """How gradients flowed through the layers, from the run's own record."""
-    from shammah.learning.job import JobSpec
-    from shammah.tracking.loggers.store import open_store
-
-    store = open_store(paths_of(options).data)
-    try:
-        found = store.summaries(JobSpec.read(job.folder).run_name)
-        say(runs_wording.flow(found, coloured=coloured(), blocks=unicode_output(sys.stdout)))
-    finally:
-        store.close()
 
 
 def _written(job: Job, options: Namespace, changes: dict[str, Any]) -> Job:

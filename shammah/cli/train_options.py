@@ -95,6 +95,8 @@ def _recipes(actions: Any) -> None:
         recipe.kind = kind
         recipe.set_defaults(recipe=kind)
         _running(recipe)
+        if kind != "feedback":
+            _report(recipe)
     actions._parser_class = Parser
     run = action(actions, "run", "what a recipe file says (recipe.toml)", "recipes:train_file")
     run.add_argument("file", metavar="FILE", help='TOML with recipe = "sft" and its options')
@@ -105,6 +107,7 @@ def _recipes(actions: Any) -> None:
         help="instead of the file's; may be repeated",
     )
     _running(run)
+    _report(run)
 
 
 def _running(parser: Parser) -> None:
@@ -112,3 +115,11 @@ def _running(parser: Parser) -> None:
         "--dry-run", action="store_true", help="say what would be trained, and train nothing"
     )
     parser.add_argument("--run-id", metavar="NAME", help="what the run is called; else by the time")
+
+
+def _report(parser: Parser) -> None:
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="draw how gradients flowed through the layers at the end",
+    )
