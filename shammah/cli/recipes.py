@@ -17,6 +17,7 @@ from shammah.cli.output import coloured, emit, say, tell
 from shammah.cli.recipe_options import given
 from shammah.cli.training_progress import TrainingProgress
 from shammah.errors import UsageError
+from shammah.recipes.company import LedError
 from shammah.recipes.configuration import from_file, made
 from shammah.recipes.launching import launch, resumed
 from shammah.repl.wording import recipes as wording
@@ -98,9 +99,11 @@ async def _run(
     leads = leading()
     quiet = not leads or (options.json and not sys.stderr.isatty())
     with TrainingProgress(quiet=quiet) as progress, _stop_signals(progress) as stopped:
-        recipe, result = await begin(
-            {"paths": paths, "should_stop": stopped, "tell": progress.note}
-        )
+        about = {"paths": paths, "should_stop": stopped, "tell": progress.note}
+        try:
+            recipe, result = await begin(about)
+        except LedError as error:
+            return error.exit_code
     run_id = result.context.metadata.run_id
     if not leads:
         return INTERRUPTED if result.ended == "stopped" else 0

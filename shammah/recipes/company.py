@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from shammah.training.processes import Processes
 
 
+class LedError(ShammahError):
+    """What the process that leads has raised, and tells of."""
+
+
 @contextmanager
 def gathered(begin: Callable[[], RunPlace], paths: Paths) -> Iterator[tuple[RunPlace, Path]]:
     """Where a run lies, and where this process keeps its journal.
@@ -32,7 +36,7 @@ def gathered(begin: Callable[[], RunPlace], paths: Paths) -> Iterator[tuple[RunP
         begin: finds or makes the run's folder; called in the process that leads alone.
 
     Raises:
-        ShammahError: what `begin` raises, in all of them.
+        ShammahError: what `begin` raises; in the others it is the cause of a `LedError`.
     """
     from shammah.training.processes import launched
 
@@ -69,5 +73,5 @@ def _following(paths: Paths, processes: Processes) -> tuple[RunPlace, bytes]:
     told: list[Any] = processes.gathered(None)
     folder, journal, error = told[0]
     if error is not None:
-        raise error
+        raise LedError(error.message, hint=error.hint) from error
     return RunPlace(paths, folder, Manifest(None), leads=False), journal
