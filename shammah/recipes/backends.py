@@ -40,7 +40,7 @@ class Backends:
         named: the same, as arguments.
     """
 
-    def __init__(self, given: Mapping[str, Any] | None = None, **named: Any) -> None:
+    def __init__(self, given: Mapping[str, Any] | None = None, /, **named: Any) -> None:
         self._given: dict[str, Any] = {**(given or {}), **named}
         self._made: dict[str, Any] = {}
         # One that is entered again by its holder: a factory may ask for another backend.

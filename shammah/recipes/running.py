@@ -25,11 +25,12 @@ from shammah.files import private_folder
 from shammah.recipes.backends import Backends
 from shammah.recipes.branch import Branch
 from shammah.recipes.context import Context, Metadata, Stop
-from shammah.recipes.journal import Header, Journal
+from shammah.recipes.journal import Journal
 from shammah.recipes.planning import Plan, dry_run, missing_needs
-from shammah.recipes.undoing import failure, not_undone, roll_back, said
+from shammah.recipes.records import Header
+from shammah.recipes.undoing import StageFailed, failure, not_undone, roll_back, said
 from shammah.recipes.values import digest, plain
-from shammah.recipes.walking import StageFailed, Stopped, Walk
+from shammah.recipes.walking import Stopped, Walk
 from shammah.recipes.workflow import Workflow, shape
 from shammah.tracking.telemetry import span
 

@@ -4,15 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 from shammah.errors import ShammahError, StorageError, WorkflowError
+from shammah.recipes.branch import Branch, Key
+from shammah.recipes.context import Context, Stop
 from shammah.recipes.journal import Journal
-from shammah.recipes.walking import Ran, StageFailed
+from shammah.recipes.stage import Stage
 
-__all__ = ["failure", "not_undone", "roll_back", "said"]
+__all__ = ["Ran", "StageFailed", "failure", "not_undone", "roll_back", "said"]
 
 log = logging.getLogger("shammah")
+
+
+class StageFailed(Exception):
+    """Something of the workflow raised; `path` says what, `__cause__` what it raised."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A stage that ran, and what it needs to be undone."""
+
+    path: str
+    stage: Stage
+    number: float
+    """In the order in which they were finished; those that were not come last."""
+    branch: Branch
+    texts: Mapping[Key, str] | None
+    """What there was when it was finished; None where it was not: the branch is as it left it."""
+    item: Any
+
+    def context(self) -> Context:
+        """The context as it was."""
+        if self.texts is None:
+            context = self.branch.context
+            context.item, context.stop = self.item, Stop()
+        else:
+            context = self.branch.at(self.texts, self.item, Stop())
+        context.stage = self.path
+        return context
 
 
 async def roll_back(ran: list[Ran], journal: Journal) -> None:

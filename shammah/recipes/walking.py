@@ -10,60 +10,30 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from shammah.errors import WorkflowError
-from shammah.recipes.branch import Branch, Key
+from shammah.recipes.branch import Branch
 from shammah.recipes.context import Context, Interrupted, Stop, outlast
-from shammah.recipes.journal import Items, Journal
+from shammah.recipes.items import items_of
+from shammah.recipes.journal import Journal
+from shammah.recipes.records import Items
 from shammah.recipes.stage import Stage
 from shammah.recipes.streaming import END, Ahead
-from shammah.recipes.values import digest, is_plain, plain
+from shammah.recipes.undoing import Ran, StageFailed
+from shammah.recipes.values import digest, is_plain
 from shammah.recipes.workflow import Conditional, Loop, Parallel, Steps, StreamLoop, Workflow
 from shammah.tracking.telemetry import span
 
-__all__ = ["Ran", "StageFailed", "Stopped", "Walk", "items_of"]
+__all__ = ["Stopped", "Walk"]
 
 log = logging.getLogger("shammah")
 
 
 class Stopped(Exception):
     """Nothing further is to start."""
-
-
-class StageFailed(Exception):
-    """Something of the workflow raised; `path` says what, `__cause__` what it raised."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A stage that ran, and what it needs to be undone."""
-
-    path: str
-    stage: Stage
-    number: float
-    """In the order in which they were finished; those that were not come last."""
-    branch: Branch
-    texts: Mapping[Key, str] | None
-    """What there was when it was finished; None where it was not: the branch is as it left it."""
-    item: Any
-
-    def context(self) -> Context:
-        """The context as it was."""
-        if self.texts is None:
-            context = self.branch.context
-            context.item, context.stop = self.item, Stop()
-        else:
-            context = self.branch.at(self.texts, self.item, Stop())
-        context.stage = self.path
-        return context
 
 
 class Walk:
@@ -289,33 +259,6 @@ class Walk:
     ) -> None:
         texts = dict(branch.texts) if whole else None
         self.ran.append(Ran(path, stage, number, branch, texts, branch.context.item))
-
-
-async def items_of(node: Loop, context: Context) -> list[Any]:
-    """What a loop goes over now.
-
-    Raises:
-        WorkflowError: there is no such key, or nothing to go over in it.
-    """
-    if callable(node.over):
-        given = node.over(context)
-        return list(await given if inspect.isawaitable(given) else given)
-    if node.over in context.state:
-        value = context.state[node.over]
-    elif isinstance(context.config, Mapping) and node.over in context.config:
-        value = context.config[node.over]
-    elif not isinstance(context.config, Mapping) and hasattr(context.config, node.over):
-        value = getattr(context.config, node.over)
-    else:
-        raise WorkflowError(
-            f"There is no `{node.over}` to go over, in the state or in the configuration."
-        )
-    if isinstance(value, int) and not isinstance(value, bool):
-        return list(range(value))
-    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
-        raise WorkflowError(f"`{node.over}` is a {type(value).__name__}, not items to go over.")
-    # A copy, so that a body that changes the state does not change what it goes over.
-    return [plain(each) if is_plain(each) else each for each in value]
 
 
 def _cancelled() -> bool:
