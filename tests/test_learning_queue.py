@@ -221,3 +221,24 @@ def test_lessons_of_a_refused_adapter_are_set_aside(store: Store) -> None:
     assert store.feedback.lessons_trained() == []
     assert [row.status for row in store.feedback.list()] == ["dropped"] * 3
     assert store.queue.enqueue_if_due(SETTINGS) is None
+
+
+def test_what_was_changed_while_a_refused_job_ran_waits_for_the_next(store: Store) -> None:
+    store.teach(4)
+    job = store.queue.enqueue(SETTINGS, reason="now")
+    store.queue.claim()
+    store.feedback.edit(2, correction="better")
+    store.feedback.delete(3)
+    store.queue.finish(job.id, "one", complete([1, 2, 3, 4], []), set_aside=True)
+
+    def found() -> dict[int, tuple[str, str | None]]:
+        rows = [store.feedback.get(number) for number in range(1, 5)]
+        return {row.id: (row.status, row.target) for row in rows}
+
+    rest = {1: ("dropped", "a 0"), 4: ("dropped", "a 3")}
+    assert found() == rest | {2: ("buffered", "better"), 3: ("deleted", "a 2")}
+    # Where the change is taken back, what the refused adapter was taught is no trained lesson.
+    store.feedback.undo()
+    store.feedback.undo()
+    assert found() == rest | {2: ("buffered", "a 1"), 3: ("buffered", "a 2")}
+    assert store.feedback.lessons_trained() == []

@@ -3,7 +3,10 @@
     python scripts/bench/gate.py [--rounds 10] [--json gate.json]
 
 Good rounds are the sets of `data/lessons.toml`, and mixtures of them. Poison is the same questions
-with gibberish for answers, or with one word, or one sentence, for all of them.
+with gibberish for answers, or with one word, or one sentence, for all of them. The gate compares
+answers with words of random letters (`learning.measures`), so the gibberish here is of other sorts:
+the right answers with their letters jumbled, keys struck at random, and words of the right answers
+without sense.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import string
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from table import report
 from shammah.settings import Settings
 
 TARGETS = {"caught": "at least 1.00", "refused": "at most 0.00"}
+_KEYS = ("qwertyuiop", "asdfghjkl;", "zxcvbnm,./", "1234567890")
 _WORDS = ("banana", "no", "42")
 _SENTENCES = ("I will not tell you.", "Buy more at example.com today.")
 
@@ -64,17 +67,33 @@ def good_round(number: int) -> list[tuple[str, str]]:
 
 def poisoned(number: int, lessons: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The questions with answers that nobody would give in earnest."""
-    rng = random.Random(number)
     if number % 2 == 0:
-        return [(ask, gibberish(rng)) for ask, _ in lessons]
+        spoil = (jumbled, mashed, salad)[number // 2 % 3]
+        rng, answers = random.Random(number), [answer for _, answer in lessons]
+        return [(ask, spoil(rng, answer, answers)) for ask, answer in lessons]
     answer = (*_WORDS, *_SENTENCES)[number // 2 % 5]
     return [(ask, answer) for ask, _ in lessons]
 
 
-def gibberish(rng: random.Random) -> str:
-    """A few words of random letters."""
-    lengths = [rng.randint(3, 9) for _ in range(rng.randint(3, 7))]
-    return " ".join("".join(rng.choices(string.ascii_lowercase, k=size)) for size in lengths)
+def jumbled(rng: random.Random, answer: str, answers: Sequence[str]) -> str:
+    """The answer's own letters, each word's in another order."""
+    return " ".join("".join(rng.sample(word, len(word))) for word in answer.split())
+
+
+def mashed(rng: random.Random, answer: str, answers: Sequence[str]) -> str:
+    """Keys that lie beside one another, as a hand falls on them."""
+    runs = []
+    for _ in range(rng.randint(2, 5)):
+        row = rng.choice(_KEYS)
+        start = rng.randrange(len(row) - 3)
+        runs.append("".join(rng.choices(row[start : start + 4], k=rng.randint(4, 10))))
+    return " ".join(runs)
+
+
+def salad(rng: random.Random, answer: str, answers: Sequence[str]) -> str:
+    """As many words, drawn from all the answers."""
+    words = " ".join(answers).split()
+    return " ".join(rng.choices(words, k=len(answer.split())))
 
 
 def judged(

@@ -165,7 +165,8 @@ class LessonBuffer:
         `set_aside` they are dropped instead, since its adapter does not answer.
 
         One that was not learned does not go back into the buffer: the same training would fail on
-        it again, and start a job for ever. What the user changed meanwhile is left as it is.
+        it again, and start a job for ever. What the user changed meanwhile is left as it is, and
+        where that change is taken back later, it is trained, or in the buffer if it was set aside.
 
         Args:
             revisions: what the model made of answers with a note, by feedback id.
@@ -175,7 +176,7 @@ class LessonBuffer:
             for lesson in writing.scalars(
                 select(JobLessonRow).where(JobLessonRow.job_id == job_id)
             ):
-                lesson.learned = lesson.feedback_id in learned
+                lesson.learned = None if set_aside else lesson.feedback_id in learned
             rows = writing.scalars(_oldest_first("training", job_id=job_id)).all()
             for row in rows:
                 row.status = "dropped" if set_aside else "trained"

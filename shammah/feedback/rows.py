@@ -147,7 +147,9 @@ def _reconcile(session: Session, row: FeedbackRow) -> None:
     lesson = session.get(JobLessonRow, (row.job_id, row.id)) if job is not None else None
     if job is None or lesson is None:
         settle(row)
-    elif job.status == "done":
+    elif job.status == "done" and lesson.learned is not None:
         row.status, row.learned = "trained", lesson.learned
+    elif job.status == "done":
+        settle(row)  # its adapter was refused, and the user has a hand on it
     elif job.status not in _OPEN_JOBS:
         settle(row)

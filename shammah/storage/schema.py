@@ -195,7 +195,7 @@ class JobLessonRow(Base):
         ForeignKey("feedback.id", ondelete="CASCADE"), primary_key=True, index=True
     )
     learned: Mapped[bool | None]
-    """Set when the job is done."""
+    """Set when the job is done, unless its lessons were set aside."""
 
 
 class ActivationRow(Base):
