@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from shammah.errors import TrainingError
+from shammah.models.load import load_base_model
 from shammah.ports.datum import Datum, TensorData
 from shammah.ports.sampling_client import SamplingParams
 from shammah.ports.training_client import AdamParams
@@ -82,12 +83,13 @@ def by_own_loss(client: LocalTrainingClient) -> list[float]:
 
     def spread(datums: Any, logprobs: Any) -> Any:
         likely = torch.stack([each.sum() for each in logprobs])
-        return -torch.log_softmax(likely / 50.0, 0)[::2].sum(), {"highest": likely.max()}
+        beside = torch.log_softmax(torch.cat([likely, likely.new_zeros(1)]) / 50.0, 0)
+        return -beside[::2].sum(), {"highest": likely.max()}
 
     async def steps() -> list[float]:
         found = []
-        for _ in range(3):
-            output = await client.forward_backward_custom(material()[:7], spread, weight=2.0)
+        for count in (7, 4, 1):  # of one, a process has none
+            output = await client.forward_backward_custom(material()[:count], spread, weight=2.0)
             norm = (await client.optim_step(AdamParams(1e-2))).grad_norm
             found += [output.loss, output.metrics["highest"], norm]
             found.append(float(sum(each.sum() for each in output.logprobs)))
@@ -97,8 +99,8 @@ def by_own_loss(client: LocalTrainingClient) -> list[float]:
 
 
 def by_scores(model: Path) -> list[float]:
-    """The losses of a reward model, and what it scores then."""
-    base = base_of(ModelSettings(name=str(model), device="cpu", dtype="fp32"))
+    """The losses of a reward model, and what it scores then; of a base that was loaded whole."""
+    base = load_base_model(ModelSettings(name=str(model), device="cpu", dtype="fp32"))
     client = reward_client_of(base, LoraSettings(rank=4), TrainingSettings(micro_batch_tokens=40))
     found = []
 

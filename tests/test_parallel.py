@@ -27,10 +27,10 @@ from shammah.training.reward_client import RewardTrainingClient
 
 def launched(*command: object) -> subprocess.CompletedProcess[str]:
     """A launcher that has come to its end."""
-    root = Path(__file__).parents[1]
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [sys.executable, "-m", *map(str, command)],
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
 

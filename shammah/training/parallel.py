@@ -303,6 +303,9 @@ def client_of(
     """The client for how this process was started: one of several (`ParallelTrainingClient`), or
     one alone. `ports.training_client.leads` says which one prints.
 
+    Args:
+        base: of `base_of`; another one is divided now, where it is to be.
+
     Raises:
         TrainingError: see `LocalTrainingClient` and `Processes`.
         AdapterInvalidError: the parent does not fit the model.
@@ -310,7 +313,7 @@ def client_of(
     if not launched():
         return LocalTrainingClient(base, lora, training, parent, parent_scaling=parent_scaling)
     return ParallelTrainingClient(
-        base, lora, training, parent, parent_scaling=parent_scaling, processes=Processes()
+        base, lora, training, parent, parent_scaling=parent_scaling, processes=_joined(base)
     )
 
 
@@ -326,8 +329,22 @@ def reward_client_of(
     if not launched():
         return RewardTrainingClient(base, lora, training, parent, parent_scaling=parent_scaling)
     return ParallelRewardClient(
-        base, lora, training, parent, parent_scaling=parent_scaling, processes=Processes()
+        base, lora, training, parent, parent_scaling=parent_scaling, processes=_joined(base)
     )
+
+
+def _joined(base: BaseModel) -> Processes:
+    """The processes that were launched, with a base model as they are to have it."""
+    processes = Processes()
+    device = base.model.get_input_embeddings().weight.device
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        raise TrainingError(
+            f"The base model was loaded on {device}, which is another process's.",
+            hint="Load it by training.parallel.base_of.",
+        )
+    if processes.divide and not divided_layers(base.model):
+        divide(base.model, processes, base.device)
+    return processes
 
 
 def together(shares: Sequence[Found], count: int) -> ForwardBackwardOutput:

@@ -63,9 +63,10 @@ class Processes:
         several = launched()
         if cpu is None:
             cpu = _told("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-        # Transformers would leave the weights out in all processes but the first, for accelerate
-        # to send them later; here each reads its own share.
-        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+        if several:
+            # Transformers would leave the weights out in all processes but the first, for
+            # accelerate to send them later; here each reads its own share.
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
         if several and not cpu and here > torch.cuda.device_count():
             raise TrainingError(
@@ -77,7 +78,6 @@ class Processes:
         by_gloo = cpu and several and not any(name in os.environ for name in _MPI)
         with failures():
             self._state = PartialState(cpu=cpu, **({"backend": "gloo"} if by_gloo else {}))
-
         asked = _told("ACCELERATE_USE_FSDP") if divide is None else divide
         self.divide = asked and self.count > 1
         """Whether the base model is divided among them."""
