@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from shammah.errors import TrainingError
+from shammah.errors import SamplingError, TrainingError
 from shammah.models.load import load_base_model
+from shammah.models.memory import free_memory
 from shammah.ports.datum import Datum, TensorData
 from shammah.ports.sampling_client import SamplingParams
-from shammah.ports.training_client import AdamParams
+from shammah.ports.training_client import AdamParams, leads
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
+from shammah.training import parallel
 from shammah.training.datums import from_tokens
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.loops.engine import LoopResult, run_loop
@@ -53,13 +55,12 @@ def material() -> list[Datum]:
 
 def run(client: LocalTrainingClient, folder: Path, stop: int = 0) -> LoopResult:
     asked = iter(range(1000))
-    leads = getattr(client, "leads", True)
     method = Supervised(material(), held_out=material()[:3], batch_size=3)
     return asyncio.run(
         run_loop(
             client, method, SETTINGS, folder=folder,
             # Only one of them wishes.
-            should_stop=lambda: bool(stop) and next(asked) == stop and leads,
+            should_stop=lambda: bool(stop) and next(asked) == stop and leads(client),
         )
     )  # fmt: skip
 
@@ -131,6 +132,18 @@ def drawn(client: LocalTrainingClient) -> dict[str, Any]:
     return asyncio.run(draw())
 
 
+def cramped(client: LocalTrainingClient) -> str:
+    """What is said of drawing from a divided model where one process has too little memory."""
+    parallel.free_memory = lambda device: 1000 * int(not leads(client))  # type: ignore[assignment]
+    try:
+        asyncio.run(client.sampler.compute_logprobs(material()[0].model_input))
+    except SamplingError as error:
+        return error.message
+    finally:
+        parallel.free_memory = free_memory
+    return ""
+
+
 def held(client: LocalTrainingClient) -> list[int]:
     """Bytes of the base's layers that this process holds, and that they have altogether."""
     layers = client.base.model.model.layers
@@ -188,6 +201,7 @@ def main() -> None:
     asyncio.run(client.save_weights(folder / f"adapter_{processes.number}.safetensors"))
     told["drawn"] = drawn(client)
     told["held"] = held(client)
+    told["cramped"] = cramped(client)
     told["failures"] = failures(made_of(model))
     told["own"] = by_own_loss(made_of(model))
     result = by_pairs(made_of(model))

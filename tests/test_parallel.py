@@ -125,6 +125,7 @@ def test_two_processes_give_what_one_gives(
     assert left["first"]["losses"] + left["rest"]["losses"] == left["whole"]["losses"]
     assert left["rest"]["weights"] == left["whole"]["weights"]
     assert [path.name for path in sorted((tmp_path / "parts").glob("step_*"))] == ["step_000012"]
+    assert ("0 MB are free" in left["cramped"]) == (kind == "divided")
     # After training, and after tokens were drawn.
     for here, all_of_it in (left["whole"]["held"], left["held"]):
         share = here / all_of_it

@@ -25,6 +25,7 @@ from shammah.errors import (
     TrainingError,
 )
 from shammah.generation.local_sampling import BACKEND
+from shammah.models.memory import free_memory, gigabytes
 from shammah.ports.datum import Datum
 from shammah.ports.training_client import (
     AdamParams,
@@ -42,7 +43,7 @@ from shammah.training.lockstep import ElsewhereError, Lockstep
 from shammah.training.packing import pack
 from shammah.training.processes import Processes, launched
 from shammah.training.reward_client import RewardTrainingClient
-from shammah.training.sharding import divide, divided_layers, whole_model
+from shammah.training.sharding import divide, divided_layers, missing_bytes, whole_model
 from shammah.training.timing import finished
 
 if TYPE_CHECKING:
@@ -252,7 +253,12 @@ class ParallelTrainingClient(LocalTrainingClient):
         self, draw: Callable[[Callable[[], T]], Awaitable[T]], work: Callable[[], T]
     ) -> T:
         """What was drawn by the process that leads: all go on with the same, whatever their seeds
-        and devices."""
+        and devices.
+
+        Raises:
+            SamplingError: the model is divided and would not fit into a device whole; or it fails.
+        """
+        self._require_room()
         found: T | None = None
         failed: Exception | None = None
         try:
@@ -267,6 +273,24 @@ class ParallelTrainingClient(LocalTrainingClient):
             wrong = next(wrong for _, wrong in shares if wrong is not None)
             raise SamplingError(f"another process could not: {wrong}", backend=BACKEND)
         return cast(T, shares[0][0])
+
+    def _require_room(self) -> None:
+        """See that a divided model can be whole for a while, in all processes at once."""
+        if not self._divided:
+            return
+        device = self.base.device
+        missing = missing_bytes(self.base.model)
+        needed = missing * (self.processes.beside if device == "cpu" else 1)
+        free = free_memory(device)
+        lacking = [each for each in self.processes.gathered((needed, free)) if each[0] > each[1]]
+        if lacking:
+            needed, free = lacking[0]
+            raise SamplingError(
+                f"the whole model is needed to draw from it; the rest of it takes "
+                f"{gigabytes(needed)}, and {gigabytes(free)} are free on {device}.",
+                backend=BACKEND,
+                hint="Free memory, or train it by a method that draws nothing.",
+            )
 
 
 class ParallelRewardClient(ParallelTrainingClient, RewardTrainingClient):

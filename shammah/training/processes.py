@@ -92,6 +92,11 @@ class Processes:
         return int(self._state.num_processes)
 
     @property
+    def beside(self) -> int:
+        """How many of them, with this one, are on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE") or self.count)
+
+    @property
     def leads(self) -> bool:
         """Whether this one writes and prints."""
         return self.number == 0
