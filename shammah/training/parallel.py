@@ -9,12 +9,11 @@ additions. The adapter and the optimiser's state are whole in each. Knows the lo
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
 import torch
 
 from shammah.errors import (
@@ -44,6 +43,7 @@ from shammah.training.packing import pack
 from shammah.training.processes import Processes, launched
 from shammah.training.reward_client import RewardTrainingClient
 from shammah.training.sharding import divide, divided_layers, missing_bytes, whole_model
+from shammah.training.shares import Share, together
 from shammah.training.timing import finished
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Run = Callable[[Sequence[Datum], losses.Loss], Awaitable[ForwardBackwardOutput]]
-Found = tuple[list[int], ForwardBackwardOutput]
-"""Which datums, and what came of them."""
 
 
 class ParallelTrainingClient(LocalTrainingClient):
@@ -114,7 +112,7 @@ class ParallelTrainingClient(LocalTrainingClient):
         def run(members: Sequence[int]) -> Targets:
             return self._targets([mine[index] for index in members])
 
-        async def look() -> Found:
+        async def look() -> Share:
             self._begin(datums)
             outputs.extend(custom.look(packs, run))
             self._finish(datums, gradients=False)
@@ -180,7 +178,7 @@ class ParallelTrainingClient(LocalTrainingClient):
         units = range(self.processes.number, len(datums) // loss.members, self.processes.count)
         own = [unit * loss.members + each for unit in units for each in range(loss.members)]
 
-        async def share() -> Found | None:
+        async def share() -> Share | None:
             self._begin(datums)
             output = await run([datums[index] for index in own], loss) if own else None
             self._finish(datums, gradients=gradients)
@@ -369,33 +367,3 @@ def _joined(base: BaseModel) -> Processes:
     if processes.divide and not divided_layers(base.model):
         divide(base.model, processes, base.device)
     return processes
-
-
-def together(shares: Sequence[Found], count: int) -> ForwardBackwardOutput:
-    """What `count` datums give altogether."""
-    logprobs: list[Any] = [np.zeros(0, dtype=np.float32)] * count
-    greedy = [False] * count
-    for own, output in shares:
-        for index, values, right in zip(own, output.logprobs, output.greedy, strict=True):
-            logprobs[index], greedy[index] = values, right
-    outputs = [output for _, output in shares]
-    return ForwardBackwardOutput(
-        sum(output.loss for output in outputs),
-        sum(output.weight for output in outputs),
-        sum(output.tokens for output in outputs),
-        tuple(logprobs),
-        tuple(greedy),
-        _means(outputs),
-    )
-
-
-def _means(outputs: Sequence[ForwardBackwardOutput]) -> Mapping[str, float]:
-    names = dict.fromkeys(name for output in outputs for name in output.metrics)
-    pairs = {
-        name: [(each.metrics[name], each.weight) for each in outputs if name in each.metrics]
-        for name in names
-    }
-    return {
-        name: sum(value * weight for value, weight in found) / sum(weight for _, weight in found)
-        for name, found in pairs.items()
-    }
