@@ -29,6 +29,7 @@ LONGEST = (
     "test_eval_cli",
     "test_scope",
     "test_plan",
+    "test_parallel",
     "test_delta",
     "test_corpus",
     "test_corpus_shell",

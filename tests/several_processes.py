@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from shammah.errors import TrainingError
+from shammah.errors import SamplingError, TrainingError
+from shammah.models.load import load_base_model
+from shammah.models.memory import free_memory
 from shammah.ports.datum import Datum, TensorData
 from shammah.ports.sampling_client import SamplingParams
-from shammah.ports.training_client import AdamParams
+from shammah.ports.training_client import AdamParams, leads
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
+from shammah.training import parallel
 from shammah.training.datums import from_tokens
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.loops.engine import LoopResult, run_loop
@@ -52,13 +55,12 @@ def material() -> list[Datum]:
 
 def run(client: LocalTrainingClient, folder: Path, stop: int = 0) -> LoopResult:
     asked = iter(range(1000))
-    leads = getattr(client, "leads", True)
     method = Supervised(material(), held_out=material()[:3], batch_size=3)
     return asyncio.run(
         run_loop(
             client, method, SETTINGS, folder=folder,
             # Only one of them wishes.
-            should_stop=lambda: bool(stop) and next(asked) == stop and leads,
+            should_stop=lambda: bool(stop) and next(asked) == stop and leads(client),
         )
     )  # fmt: skip
 
@@ -82,12 +84,13 @@ def by_own_loss(client: LocalTrainingClient) -> list[float]:
 
     def spread(datums: Any, logprobs: Any) -> Any:
         likely = torch.stack([each.sum() for each in logprobs])
-        return -torch.log_softmax(likely / 50.0, 0)[::2].sum(), {"highest": likely.max()}
+        beside = torch.log_softmax(torch.cat([likely, likely.new_zeros(1)]) / 50.0, 0)
+        return -beside[::2].sum(), {"highest": likely.max()}
 
     async def steps() -> list[float]:
         found = []
-        for _ in range(3):
-            output = await client.forward_backward_custom(material()[:7], spread, weight=2.0)
+        for count in (7, 4, 1):  # of one, a process has none
+            output = await client.forward_backward_custom(material()[:count], spread, weight=2.0)
             norm = (await client.optim_step(AdamParams(1e-2))).grad_norm
             found += [output.loss, output.metrics["highest"], norm]
             found.append(float(sum(each.sum() for each in output.logprobs)))
@@ -97,8 +100,8 @@ def by_own_loss(client: LocalTrainingClient) -> list[float]:
 
 
 def by_scores(model: Path) -> list[float]:
-    """The losses of a reward model, and what it scores then."""
-    base = base_of(ModelSettings(name=str(model), device="cpu", dtype="fp32"))
+    """The losses of a reward model, and what it scores then; of a base that was loaded whole."""
+    base = load_base_model(ModelSettings(name=str(model), device="cpu", dtype="fp32"))
     client = reward_client_of(base, LoraSettings(rank=4), TrainingSettings(micro_batch_tokens=40))
     found = []
 
@@ -127,6 +130,18 @@ def drawn(client: LocalTrainingClient) -> dict[str, Any]:
         return told
 
     return asyncio.run(draw())
+
+
+def cramped(client: LocalTrainingClient) -> str:
+    """What is said of drawing from a divided model where one process has too little memory."""
+    parallel.free_memory = lambda device: 1000 * int(not leads(client))  # type: ignore[assignment]
+    try:
+        asyncio.run(client.sampler.compute_logprobs(material()[0].model_input))
+    except SamplingError as error:
+        return error.message
+    finally:
+        parallel.free_memory = free_memory
+    return ""
 
 
 def held(client: LocalTrainingClient) -> list[int]:
@@ -186,6 +201,7 @@ def main() -> None:
     asyncio.run(client.save_weights(folder / f"adapter_{processes.number}.safetensors"))
     told["drawn"] = drawn(client)
     told["held"] = held(client)
+    told["cramped"] = cramped(client)
     told["failures"] = failures(made_of(model))
     told["own"] = by_own_loss(made_of(model))
     result = by_pairs(made_of(model))

@@ -27,10 +27,10 @@ from shammah.training.reward_client import RewardTrainingClient
 
 def launched(*command: object) -> subprocess.CompletedProcess[str]:
     """A launcher that has come to its end."""
-    root = Path(__file__).parents[1]
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [sys.executable, "-m", *map(str, command)],
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
 
@@ -125,6 +125,7 @@ def test_two_processes_give_what_one_gives(
     assert left["first"]["losses"] + left["rest"]["losses"] == left["whole"]["losses"]
     assert left["rest"]["weights"] == left["whole"]["weights"]
     assert [path.name for path in sorted((tmp_path / "parts").glob("step_*"))] == ["step_000012"]
+    assert ("0 MB are free" in left["cramped"]) == (kind == "divided")
     # After training, and after tokens were drawn.
     for here, all_of_it in (left["whole"]["held"], left["held"]):
         share = here / all_of_it

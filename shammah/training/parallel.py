@@ -9,12 +9,11 @@ additions. The adapter and the optimiser's state are whole in each. Knows the lo
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
 import torch
 
 from shammah.errors import (
@@ -25,6 +24,7 @@ from shammah.errors import (
     TrainingError,
 )
 from shammah.generation.local_sampling import BACKEND
+from shammah.models.memory import free_memory, gigabytes
 from shammah.ports.datum import Datum
 from shammah.ports.training_client import (
     AdamParams,
@@ -43,7 +43,8 @@ from shammah.training.lockstep import ElsewhereError, Lockstep
 from shammah.training.packing import pack
 from shammah.training.processes import Processes, launched
 from shammah.training.reward_client import RewardTrainingClient
-from shammah.training.sharding import divide, divided_layers, whole_model
+from shammah.training.sharding import divide, divided_layers, missing_bytes, whole_model
+from shammah.training.shares import Share, together
 from shammah.training.timing import finished
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Run = Callable[[Sequence[Datum], losses.Loss], Awaitable[ForwardBackwardOutput]]
-Found = tuple[list[int], ForwardBackwardOutput]
-"""Which datums, and what came of them."""
 
 
 class ParallelTrainingClient(LocalTrainingClient):
@@ -114,7 +113,7 @@ class ParallelTrainingClient(LocalTrainingClient):
         def run(members: Sequence[int]) -> Targets:
             return self._targets([mine[index] for index in members])
 
-        async def look() -> Found:
+        async def look() -> Share:
             self._begin(datums)
             outputs.extend(custom.look(packs, run))
             self._finish(datums, gradients=False)
@@ -180,7 +179,7 @@ class ParallelTrainingClient(LocalTrainingClient):
         units = range(self.processes.number, len(datums) // loss.members, self.processes.count)
         own = [unit * loss.members + each for unit in units for each in range(loss.members)]
 
-        async def share() -> Found | None:
+        async def share() -> Share | None:
             self._begin(datums)
             output = await run([datums[index] for index in own], loss) if own else None
             self._finish(datums, gradients=gradients)
@@ -253,7 +252,12 @@ class ParallelTrainingClient(LocalTrainingClient):
         self, draw: Callable[[Callable[[], T]], Awaitable[T]], work: Callable[[], T]
     ) -> T:
         """What was drawn by the process that leads: all go on with the same, whatever their seeds
-        and devices."""
+        and devices.
+
+        Raises:
+            SamplingError: the model is divided and would not fit into a device whole; or it fails.
+        """
+        self._require_room()
         found: T | None = None
         failed: Exception | None = None
         try:
@@ -268,6 +272,24 @@ class ParallelTrainingClient(LocalTrainingClient):
             wrong = next(wrong for _, wrong in shares if wrong is not None)
             raise SamplingError(f"another process could not: {wrong}", backend=BACKEND)
         return cast(T, shares[0][0])
+
+    def _require_room(self) -> None:
+        """See that a divided model can be whole for a while, in all processes at once."""
+        if not self._divided:
+            return
+        device = self.base.device
+        missing = missing_bytes(self.base.model)
+        needed = missing * (self.processes.beside if device == "cpu" else 1)
+        free = free_memory(device)
+        lacking = [each for each in self.processes.gathered((needed, free)) if each[0] > each[1]]
+        if lacking:
+            needed, free = lacking[0]
+            raise SamplingError(
+                f"the whole model is needed to draw from it; the rest of it takes "
+                f"{gigabytes(needed)}, and {gigabytes(free)} are free on {device}.",
+                backend=BACKEND,
+                hint="Free memory, or train it by a method that draws nothing.",
+            )
 
 
 class ParallelRewardClient(ParallelTrainingClient, RewardTrainingClient):
@@ -305,6 +327,9 @@ def client_of(
     """The client for how this process was started: one of several (`ParallelTrainingClient`), or
     one alone. `ports.training_client.leads` says which one prints.
 
+    Args:
+        base: of `base_of`; another one is divided now, where it is to be.
+
     Raises:
         TrainingError: see `LocalTrainingClient` and `Processes`.
         AdapterInvalidError: the parent does not fit the model.
@@ -320,7 +345,7 @@ def client_of(
         parent,
         parent_scaling=parent_scaling,
         hooks=hooks,
-        processes=Processes(),
+        processes=_joined(base),
     )
 
 
@@ -345,35 +370,19 @@ def reward_client_of(
         parent,
         parent_scaling=parent_scaling,
         hooks=hooks,
-        processes=Processes(),
+        processes=_joined(base),
     )
 
 
-def together(shares: Sequence[Found], count: int) -> ForwardBackwardOutput:
-    """What `count` datums give altogether."""
-    logprobs: list[Any] = [np.zeros(0, dtype=np.float32)] * count
-    greedy = [False] * count
-    for own, output in shares:
-        for index, values, right in zip(own, output.logprobs, output.greedy, strict=True):
-            logprobs[index], greedy[index] = values, right
-    outputs = [output for _, output in shares]
-    return ForwardBackwardOutput(
-        sum(output.loss for output in outputs),
-        sum(output.weight for output in outputs),
-        sum(output.tokens for output in outputs),
-        tuple(logprobs),
-        tuple(greedy),
-        _means(outputs),
-    )
-
-
-def _means(outputs: Sequence[ForwardBackwardOutput]) -> Mapping[str, float]:
-    names = dict.fromkeys(name for output in outputs for name in output.metrics)
-    pairs = {
-        name: [(each.metrics[name], each.weight) for each in outputs if name in each.metrics]
-        for name in names
-    }
-    return {
-        name: sum(value * weight for value, weight in found) / sum(weight for _, weight in found)
-        for name, found in pairs.items()
-    }
+def _joined(base: BaseModel) -> Processes:
+    """The processes that were launched, with a base model as they are to have it."""
+    processes = Processes()
+    device = base.model.get_input_embeddings().weight.device
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        raise TrainingError(
+            f"The base model was loaded on {device}, which is another process's.",
+            hint="Load it by training.parallel.base_of.",
+        )
+    if processes.divide and not divided_layers(base.model):
+        divide(base.model, processes, base.device)
+    return processes

@@ -68,9 +68,10 @@ class Processes:
         several = launched()
         if cpu is None:
             cpu = _told("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-        # Transformers would leave the weights out in all processes but the first, for accelerate
-        # to send them later; here each reads its own share.
-        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+        if several:
+            # Transformers would leave the weights out in all processes but the first, for
+            # accelerate to send them later; here each reads its own share.
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
         if several and not cpu and here > torch.cuda.device_count():
             raise TrainingError(
@@ -82,7 +83,6 @@ class Processes:
         by_gloo = cpu and several and not any(name in os.environ for name in _MPI)
         with failures():
             self._state = PartialState(cpu=cpu, **({"backend": "gloo"} if by_gloo else {}))
-
         asked = _told("ACCELERATE_USE_FSDP") if divide is None else divide
         self.divide = asked and self.count > 1
         """Whether the base model is divided among them."""
@@ -95,6 +95,11 @@ class Processes:
     @property
     def count(self) -> int:
         return int(self._state.num_processes)
+
+    @property
+    def beside(self) -> int:
+        """How many of them, with this one, are on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE") or self.count)
 
     @property
     def leads(self) -> bool:

@@ -1,7 +1,8 @@
 """Sessions of training on this machine: settings in, a client out.
 
 Each session has a base model of its own, since the adapter is put into its layers; of a checkpoint
-in its own number format the pages are shared all the same. Knows nothing about what is trained.
+in its own number format the pages are shared all the same. Where several processes were launched,
+all create the same. Knows nothing about what is trained.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from shammah.errors import ShammahError, TrainingError
-from shammah.models.load import load_base_model
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
 from shammah.training.local_client import LocalTrainingClient
+from shammah.training.parallel import base_of, client_of
 
 
 class LocalTrainingService:
@@ -30,7 +31,7 @@ class LocalTrainingService:
         """The port's `create`; what fails is the cause of a `TrainingError`."""
         try:
             settings = TrainingSettings(seed=seed, micro_batch_tokens=self._micro_batch_tokens)
-            return LocalTrainingClient(load_base_model(model), lora, settings, parent)
+            return client_of(base_of(model), lora, settings, parent=parent)
         except TrainingError:
             raise
         except ShammahError as error:

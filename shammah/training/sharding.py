@@ -79,19 +79,29 @@ def whole_layer(model: Any, module: Any) -> Iterator[None]:
             layer.reshard()
 
 
+def missing_bytes(model: Any) -> int:
+    """What the layers would take on this process's device beside what it holds of them."""
+    return sum(
+        (parameter.numel() - parameter.to_local().numel()) * parameter.element_size()
+        for layer in divided_layers(model)
+        for parameter in layer.parameters()
+        if hasattr(parameter, "to_local")
+    )
+
+
 @contextmanager
 def whole_model(model: Any) -> Iterator[None]:
     """Within it every layer is whole in each process, and passes need no other process: for many
     passes in a row, as when tokens are drawn one by one. Without gradients alone."""
-    layers = divided_layers(model)
-    kept = [(layer._forward_pre_hooks, layer._forward_hooks) for layer in layers]
-    for layer in layers:
-        layer.unshard()
-        # They would take it apart after its first pass.
-        layer._forward_pre_hooks, layer._forward_hooks = OrderedDict(), OrderedDict()
+    kept: list[tuple[Any, Any, Any]] = []
     try:
+        for layer in divided_layers(model):
+            kept.append((layer, layer._forward_pre_hooks, layer._forward_hooks))
+            layer.unshard()
+            # They would take it apart after its first pass.
+            layer._forward_pre_hooks, layer._forward_hooks = OrderedDict(), OrderedDict()
         yield
     finally:
-        for layer, (before, after) in zip(layers, kept, strict=True):
+        for layer, before, after in kept:
             layer._forward_pre_hooks, layer._forward_hooks = before, after
             layer.reshard()
