@@ -108,6 +108,8 @@ class AdapterMetadata(Record):
     tensors: int
     parameters: int
     origin: Literal["trained", "imported", "merged"] = "trained"
+    run: str | None = None
+    """The run of a recipe that made it."""
     merge: MergeRecord | None = None
     """Of a merged one; the lessons are then those of its parents, learned where a parent had
     learned them."""
