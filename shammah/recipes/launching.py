@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.adapters.library import NAME
+from shammah.adapters.validate import sha256_of
 from shammah.errors import UsageError
 from shammah.files import private_folder
 from shammah.own_code import own_module
@@ -59,6 +60,8 @@ async def launch(
     recipe = recipe.absolute()
     for source in recipe.plugins:
         own_module(source)
+    if not resume:
+        recipe.check(paths)
     place = _place(recipe, paths, run_id, resume)
     tracking = load(paths.config_file).tracking
     hparams = {"recipe": recipe.kind, **recipe.model_dump(mode="json"), "versions": machine()}
@@ -138,7 +141,9 @@ def _artifact(place: RunPlace, result: Result) -> Artifact:
         "base_model": trained["base_model"],
         "base_fingerprint": trained["base_fingerprint"],
         "parent": trained.get("parent") or "none",
+        "sha256": sha256_of(place.weights),
         "parameters": trained["parameters"],
         "adapter": result.context.state.get("adapter") or "",
+        **{key: result.metrics[key] for key in ("final_loss",) if key in result.metrics},
     }
     return Artifact(place.weights, f"adapter-{place.folder.name}", lineage=lineage)

@@ -404,6 +404,7 @@ class _Run:
             seconds=self.seconds,
             tokens=self.tokens,
             losses=tuple(self._losses),
+            recent=tuple(self._recent),
             before=self.before,
             figures=self.figures,
             best_step=self._best.kept.step if self._best and self._best.kept else None,
