@@ -212,7 +212,8 @@ class WorkflowError(ShammahError, RuntimeError):
 
     `stage` is the path of the stage it is about (`rounds[2]/train`), None where it is none's;
     `rolled_back` are those that were undone, in that order; `rollback_failures` are those of them
-    whose undoing failed, each with what it said. The cause is `__cause__`.
+    whose undoing failed, each with what it said. The cause is `__cause__`; where that is the user's
+    business, the exit code is its own.
     """
 
     exit_code = 7

@@ -21,6 +21,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 LONGEST = (
+    "test_recipes",
     "test_story",
     "test_learning_worker",
     "test_routing",

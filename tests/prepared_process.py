@@ -34,9 +34,13 @@ MODULES = (
     "shammah.cli.ask",
     "shammah.cli.chat",
     "shammah.cli.evaluate",
+    "shammah.cli.recipes",
     "shammah.cli.train",
     "shammah.learning.supervisor",
+    "shammah.recipes.publishing",
+    "shammah.recipes.sft",
     "shammah.training.local_client",
+    "shammah.training.loops.supervised",
 )
 _MOST_BYTES = 1 << 17
 

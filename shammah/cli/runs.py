@@ -153,7 +153,7 @@ def _story_file(options: Namespace) -> tuple[Path, str]:
         name = find_run(store, options.name).name
     file = paths_of(options).jobs / name.removeprefix("job-") / STORY
     if not file.is_file():
-        raise UsageError(f"{name} has no story.", hint="Runs before this version have none.")
+        raise UsageError(f"{name} has no story.", hint="Training jobs and evaluations tell one.")
     return file, name
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shammah.errors import ConfigError, InputError, StorageError
-from shammah.recipes.recipe import Recipe
+from shammah.recipes.recipe import Recipe, listed
 
 RECIPES: dict[str, str] = {
     "sft": "sft:SupervisedFineTuning",
@@ -101,7 +101,7 @@ def from_file(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
             values[name] = str((path.parent / value).absolute())
     values["plugins"] = [
         str((path.parent / each).absolute()) if (path.parent / each).exists() else each
-        for each in values.get("plugins", [])
+        for each in listed(values.get("plugins", ()))
     ]
     return made(kind, {**values, **(changes or {})}, source=str(path))
 

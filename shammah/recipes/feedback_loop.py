@@ -160,6 +160,8 @@ async def take_back(context: Context) -> None:
 @stage(needs=("adapter_of_round",), gives=("adapter",), rollback=take_back)
 async def hand_over(context: Context) -> None:
     """Put the last adapter that passed its checks into the user's library."""
+    from shammah.recipes.publishing import published_once
+
     recipe: FeedbackLoop = context.config
     helper: Assistant = context.backends["assistant"]
     library: AdapterLibrary = context.backends["library"]
@@ -174,8 +176,15 @@ async def hand_over(context: Context) -> None:
     adapter = own.get(name)
     about = adapter.require_metadata()
     # The rounds before it stay in the run's folder; the library would not find them.
-    about = about.model_copy(update={"parent": None, "lessons": _all_lessons(own, name)})
-    published = library.publish(adapter.path, about, recipe.name or None)
+    place: RunPlace = context.backends["place"]
+    about = about.model_copy(
+        update={
+            "parent": None,
+            "lessons": _all_lessons(own, name),
+            "run": place.folder.name,
+        }
+    )
+    published = published_once(library, adapter.path, about, recipe.name or None)
     context.state["adapter"] = published.name
     context.artifacts["adapter"] = published.path
     if recipe.activate:

@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from shammah.errors import TrainingError
 from shammah.ports.training_client import TrainingClient
 from shammah.recipes.context import Context
 from shammah.recipes.material import Material
 from shammah.recipes.place import RunPlace
 from shammah.recipes.stage import stage
 from shammah.recipes.training_recipe import TrainingRecipe
-
-LAST = 20
-"""Steps whose mean is called the final loss: that of one batch says little."""
 
 
 @stage(needs=("data",), gives=("trained", "lessons"))
@@ -27,11 +23,7 @@ async def fit(context: Context) -> None:
     recipe: TrainingRecipe = context.config
     place: RunPlace = context.backends["place"]
     material: Material = context.backends["material"]
-    if material.digest != context.state["data"]["digest"]:
-        raise TrainingError(
-            f"{recipe.data} is not what it was when this run began.",
-            hint="Start a new run, or put the old data back.",
-        )
+    material.check_same(context.state["data"]["digest"], recipe.data)
     torch.set_num_threads(material.base.threads)
     client: TrainingClient = context.backends["client"]
     method = recipe.method(material, client, context.backends)
@@ -57,9 +49,9 @@ async def fit(context: Context) -> None:
         await client.save_weights(place.weights)
         context.artifacts["weights"] = place.weights
     context.state["lessons"] = await recipe.lessons(material, client)
-    losses = result.losses[-LAST:]
-    if losses:
-        context.metrics["final_loss"] = sum(losses) / len(losses)
+    if result.recent:
+        # A mean: that of one batch says little.
+        context.metrics["final_loss"] = sum(result.recent) / len(result.recent)
     for when, figures in (("before", result.before), ("after", result.figures)):
         context.metrics.update({f"{when}/{name}": value for name, value in figures.items()})
     context.state["trained"] = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shammah.adapters.library import NAME
+from shammah.adapters.validate import sha256_of
 from shammah.errors import UsageError
 from shammah.files import private_folder
 from shammah.own_code import own_module
@@ -125,6 +126,8 @@ def _place(recipe: Recipe, paths: Paths, run_id: str | None, resume: bool) -> Ru
             f"There is a run {name} already.",
             hint=f"Name another one, or go on with it: `shammah train resume {name}`.",
         )
+    if not resume:
+        recipe.check(paths)
     place = RunPlace(paths, private_folder(folder), Manifest(folder))
     if not resume:
         place.manifest.update(
@@ -144,7 +147,9 @@ def _artifact(place: RunPlace, result: Result) -> Artifact:
         "base_model": trained["base_model"],
         "base_fingerprint": trained["base_fingerprint"],
         "parent": trained.get("parent") or "none",
+        "sha256": sha256_of(place.weights),
         "parameters": trained["parameters"],
         "adapter": result.context.state.get("adapter") or "",
+        **{key: result.metrics[key] for key in ("final_loss",) if key in result.metrics},
     }
     return Artifact(place.weights, f"adapter-{place.folder.name}", lineage=lineage)

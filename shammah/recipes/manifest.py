@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,11 @@ class Manifest:
         self._parts: dict[str, Any] = {}
         if self._file is not None and self._file.exists():
             self._parts = read(self._file.parent)
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """All of it so far."""
+        return self._parts
 
     def update(self, **parts: Any) -> None:
         """Set parts of it.

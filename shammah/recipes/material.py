@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shammah.datasets import ChatExample, Examples, open_dataset
-from shammah.errors import InputError, UsageError
+from shammah.errors import InputError, TrainingError, UsageError
 from shammah.messages import Conversation, to_dicts
 from shammah.ports.dataset_store import BadRow, OnBad
 from shammah.renderers.registry import renderer_for
@@ -65,6 +65,22 @@ class Material:
             mark.update(json.dumps(said, sort_keys=True).encode() + b"\n")
         return mark.hexdigest()
 
+    def check_same(self, digest: str, source: str) -> None:
+        """Refuse to go on with other data than before.
+
+        Args:
+            digest: of the examples that the run began with.
+            source: what they are called.
+
+        Raises:
+            TrainingError: these are others.
+        """
+        if self.digest != digest:
+            raise TrainingError(
+                f"{source} is not what it was when this run began.",
+                hint="Start a new run, or put the old data back.",
+            )
+
     def shown(self, count: int = 3) -> list[dict[str, Any]]:
         """The first examples as the model is given them: tokens, their weights, and the text with
         what is learned in it marked by ⟦ ⟧."""
@@ -79,10 +95,10 @@ def material_of(recipe: TrainingRecipe, base: BaseModel) -> Material:
             is left to learn.
     """
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
-    read = _read(recipe, recipe.data)
-    examples, bad = list(read), read.bad_rows
+    found = read(recipe, recipe.data)
+    examples, bad = list(found), found.bad_rows
     if isinstance(recipe.held_out, str):
-        held = list(_read(recipe, recipe.held_out))
+        held = list(read(recipe, recipe.held_out))
         if not held:
             raise InputError(f"{recipe.held_out} has no row to evaluate on.")
     else:
@@ -94,7 +110,7 @@ def material_of(recipe: TrainingRecipe, base: BaseModel) -> Material:
         )
     longest = min(recipe.max_length or base.context_length, base.context_length)
     return Material(
-        base, renderer, read.format, examples, held, bad.count, tuple(bad.first), longest
+        base, renderer, found.format, examples, held, bad.count, tuple(bad.first), longest
     )
 
 
@@ -126,7 +142,12 @@ def divided(
     )
 
 
-def _read(recipe: TrainingRecipe, source: str) -> Examples:
+def read(recipe: TrainingRecipe, source: str) -> Examples:
+    """The examples of a source, as the recipe has them read; nothing but its first row is read yet.
+
+    Raises:
+        DatasetError, UsageError: there is no such source, or its rows fit no known format.
+    """
     on_bad: OnBad = "skip" if recipe.skip_bad else "raise"
     dataset = open_dataset(source, split=recipe.split or None, on_bad=on_bad)
     if recipe.limit:

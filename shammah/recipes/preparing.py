@@ -15,6 +15,10 @@ def prepare(context: Context) -> None:
     recipe: TrainingRecipe = context.config
     place: RunPlace = context.backends["place"]
     material: Material = context.backends["material"]
+    known = place.manifest.parts.get("data")
+    if known is not None and place.checkpoints.exists():
+        # A run that failed begins anew, and goes on from its checkpoint.
+        material.check_same(known["digest"], recipe.data)
     data = {
         "source": recipe.data,
         "format": material.format,

@@ -46,6 +46,7 @@ async def preview(recipe: TrainingRecipe, paths: Paths) -> Preview:
     for source in recipe.plugins:
         own_module(source)
     recipe = recipe.absolute()
+    recipe.check(paths)
     place = RunPlace(paths, Path("dry-run"), Manifest(None), leads=False)
     backends = Backends()
     recipe.provide(backends, place)

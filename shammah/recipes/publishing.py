@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from shammah.adapters.library import AdapterLibrary
+from pathlib import Path
+
+from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.adapters.metadata import AdapterMetadata, LessonRecord, LoraConfigRecord
 from shammah.adapters.validate import sha256_of
 from shammah.learning.job import now
@@ -10,6 +12,22 @@ from shammah.recipes.context import Context
 from shammah.recipes.place import RunPlace
 from shammah.recipes.stage import stage
 from shammah.recipes.training_recipe import TrainingRecipe
+
+
+def published_once(
+    library: AdapterLibrary, weights: Path, about: AdapterMetadata, name: str | None
+) -> Adapter:
+    """The adapter of a run in the library: that which a process that died here has put there, else
+    it is put there now. Another run with the same weights has an adapter of its own.
+
+    Raises:
+        ShammahError: see `AdapterLibrary.publish`.
+    """
+    for each in library.list():
+        known = each.metadata
+        if known is not None and (known.run, known.sha256) == (about.run, about.sha256):
+            return each
+    return library.publish(weights, about, name)
 
 
 async def unpublish(context: Context) -> None:
@@ -33,45 +51,32 @@ def publish(context: Context) -> None:
     recipe: TrainingRecipe = context.config
     library: AdapterLibrary = context.backends["library"]
     trained = context.state["trained"]
-    sha256, run = sha256_of(place.weights), context.metadata.run_id
-    adapter = next(
-        # A process that died here has published it already.
-        (
-            each
-            for each in library.list()
-            if each.metadata and (each.metadata.sha256, each.metadata.run) == (sha256, run)
-        ),
-        None,
-    )
-    if adapter is None:
-        figures = {name: trained[name] for name in ("steps", "epochs", "tokens", "seconds")}
-        about = AdapterMetadata(
-            name="",
-            created_at=now(),
-            base_model=trained["base_model"],
-            base_fingerprint=trained["base_fingerprint"],
-            lora=LoraConfigRecord(
-                **{name: trained[name] for name in LoraConfigRecord.model_fields}
-            ),
-            parent=trained["parent"],
-            lessons=[LessonRecord(**each) for each in context.state["lessons"]],
-            metrics={
-                **{name: value for name, value in context.metrics.items() if "/" not in name},
-                **{
-                    name.removeprefix("after/"): value
-                    for name, value in context.metrics.items()
-                    if name.startswith("after/")
-                },
-                "examples": context.state["data"]["examples"],
-                **figures,
+    figures = {name: trained[name] for name in ("steps", "epochs", "tokens", "seconds")}
+    about = AdapterMetadata(
+        name="",
+        created_at=now(),
+        base_model=trained["base_model"],
+        base_fingerprint=trained["base_fingerprint"],
+        lora=LoraConfigRecord(**{name: trained[name] for name in LoraConfigRecord.model_fields}),
+        parent=trained["parent"],
+        lessons=[LessonRecord(**each) for each in context.state["lessons"]],
+        metrics={
+            **{name: value for name, value in context.metrics.items() if "/" not in name},
+            **{
+                name.removeprefix("after/"): value
+                for name, value in context.metrics.items()
+                if name.startswith("after/")
             },
-            sha256=sha256,
-            tensors=0,
-            parameters=0,
-            origin="trained",
-            run=run,
-        )
-        adapter = library.publish(place.weights, about, recipe.name or None)
+            "examples": context.state["data"]["examples"],
+            **figures,
+        },
+        sha256=sha256_of(place.weights),
+        tensors=0,
+        parameters=0,
+        origin="trained",
+        run=place.folder.name,
+    )
+    adapter = published_once(library, place.weights, about, recipe.name or None)
     context.state["adapter"] = adapter.name
     context.artifacts["adapter"] = adapter.path
     if recipe.activate:

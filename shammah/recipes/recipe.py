@@ -75,6 +75,16 @@ class Recipe(BaseModel):
         for."""
         raise NotImplementedError
 
+    def check(self, paths: Paths) -> None:
+        """Find what would keep a run from beginning, before anything is written or loaded.
+
+        Raises:
+            ShammahError: what it is.
+        """
+        from shammah.recipes.checking import check_names
+
+        check_names(self, paths)
+
     async def run(
         self,
         *,
@@ -121,7 +131,7 @@ class Recipe(BaseModel):
         return ("model", "data")
 
 
-def listed(value: object) -> object:
+def listed(value: Any) -> Any:
     """A text with commas as its parts; anything else as it is."""
     if isinstance(value, str):
         return tuple(each.strip() for each in value.split(",") if each.strip())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from shammah.recipes.manifest import Manifest
 from shammah.recipes.place import RunPlace
 from shammah.recipes.recipe import Recipe
 from shammah.settings import TrackingSettings
@@ -16,16 +17,31 @@ from shammah.tracking.loggers.base import Artifact, Outcome, RunIdentity
 from shammah.tracking.loggers.multiplexer import Multiplexer
 from shammah.tracking.loggers.opening import open_loggers
 
-STEP = "training.step"
+START, STEP = "training.start", "training.step"
 OTHERS = ("training.eval", "training.checkpoint", "training.gradients")
 
 
 class Recording:
-    """The loggers of one run. `outcome` is how it will have ended."""
+    """The loggers of one run. `outcome` is how it will have ended.
 
-    def __init__(self, loggers: Multiplexer) -> None:
+    Args:
+        hparams: what it was configured with; what was left to be chosen is taken from the manifest
+            when the training begins.
+    """
+
+    def __init__(
+        self, loggers: Multiplexer, manifest: Manifest, hparams: Mapping[str, Any]
+    ) -> None:
         self.loggers = loggers
         self.outcome: Outcome = "done"
+        self._manifest = manifest
+        self._hparams: Mapping[str, Any] | None = hparams
+
+    def begin(self) -> None:
+        """Tell what the run is made with, once: tools take it a single time."""
+        if self._hparams is not None:
+            self.loggers.log_hparams({**self._hparams, **self._manifest.parts.get("loop", {})})
+            self._hparams = None
 
     def adapter(self, artifact: Artifact) -> None:
         """The result, with what it was made from."""
@@ -33,6 +49,9 @@ class Recording:
 
     def measured(self, name: str, figures: Mapping[str, int | float], about: Any) -> None:
         """Take an event of the loop."""
+        self.begin()
+        if name == START:
+            return
         step = int(figures["step"])
         finite = {
             key: value
@@ -70,23 +89,21 @@ def recorded(
         title=tracking.name,
         group=tracking.group or recipe.kind,
         tags=tuple(tracking.tags),
-        # Where training goes on from is known only when the checkpoint is read.
-        resumed_step=int(resumed),
+        resumed_step=_step_of(place) if resumed else 0,
         online=tracking.online,
         mlflow_uri=tracking.mlflow_uri,
         otel_endpoint=tracking.otel_endpoint,
     )
     chosen = list(dict.fromkeys([*tracking.loggers, *recipe.loggers]))
     loggers = open_loggers(chosen, run, tell=tell)
-    recording = Recording(loggers)
-    loggers.log_hparams(hparams)
+    recording = Recording(loggers, place.manifest, hparams)
 
     def issue(name: str, measured: Mapping[str, int | float], about: Mapping[str, Any]) -> None:
         tell(str(about["text"]))
 
     try:
         with (
-            telemetry.attached("recipe run", [STEP, *OTHERS], recording.measured),
+            telemetry.attached("recipe run", [START, STEP, *OTHERS], recording.measured),
             telemetry.attached("recipe issues", ["training.issue"], issue),
         ):
             yield recording
@@ -97,4 +114,13 @@ def recorded(
         recording.outcome = "interrupted"
         raise
     finally:
+        recording.begin()
         loggers.close(recording.outcome)
+
+
+def _step_of(place: RunPlace) -> int:
+    """The step that training goes on from."""
+    from shammah.training.checkpoint import latest_checkpoint, read_loop
+
+    found = latest_checkpoint(place.checkpoints)
+    return 0 if found is None else int(read_loop(found)["step"])

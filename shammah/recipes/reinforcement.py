@@ -14,11 +14,15 @@ from shammah.recipes.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from shammah.datasets import ChatExample
+    from shammah.paths import Paths
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.material import Material
     from shammah.recipes.place import RunPlace
     from shammah.training.loops.environments import RewardFunction
     from shammah.training.loops.method import Method
+
+
+WEIGHTS = "adapter.safetensors"
 
 
 class Reinforcement(TrainingRecipe):
@@ -56,6 +60,11 @@ class Reinforcement(TrainingRecipe):
         super().provide(backends, place)
         backends["reward"] = Factory(lambda: reward_of(self.reward, backends))
 
+    def check(self, paths: Paths) -> None:
+        """See `Recipe.check`: also the reward."""
+        super().check(paths)
+        _found(self.reward, paths)
+
     def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
         """See `TrainingRecipe.method`."""
         from shammah.training.local_client import LocalTrainingClient
@@ -83,8 +92,19 @@ def reward_of(spec: str, backends: Backends) -> RewardFunction:
         UsageError: it stands for nothing.
     """
     place: RunPlace = backends["place"]
-    if (place.paths.runs / spec).is_dir():
-        return _model(spec, place.paths.runs / spec, backends)
+    found = _found(spec, place.paths)
+    return _model(spec, found) if isinstance(found, Path) else found
+
+
+def _found(spec: str, paths: Paths) -> RewardFunction | Path:
+    """The reward, or the folder of the run that made a model of it."""
+    folder = paths.runs / spec
+    if folder.is_dir():
+        if not (folder / WEIGHTS).exists():
+            raise InputError(
+                f"The run {spec} has no reward model yet.", hint="Go on with it first."
+            )
+        return folder
     source, colon, _ = spec.rpartition(":")
     if colon and (source.endswith(".py") or "/" in source or "." in source):
         found: RewardFunction = own_function(spec)
@@ -111,7 +131,7 @@ def _scorer(spec: str) -> RewardFunction:
     return reward
 
 
-def _model(name: str, folder: Path, backends: Backends) -> RewardFunction:
+def _model(name: str, folder: Path) -> RewardFunction:
     """A reward model on a base model of its own: that of the training is being changed."""
     from shammah.messages import assistant
     from shammah.models.load import load_base_model
@@ -119,12 +139,9 @@ def _model(name: str, folder: Path, backends: Backends) -> RewardFunction:
     from shammah.renderers.registry import renderer_for
     from shammah.training.reward_model import RewardModel
 
-    weights = folder / "adapter.safetensors"
-    if not weights.exists():
-        raise InputError(f"The run {name} has no reward model yet.", hint="Go on with it first.")
     base = load_base_model(recipe_of(folder).model_settings())
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
-    model = RewardModel.load(base, renderer, weights)
+    model = RewardModel.load(base, renderer, folder / WEIGHTS)
 
     def reward(answer: str, example: ChatExample) -> float:
         return float(model.score([(*example.prompt, assistant(answer))])[0])

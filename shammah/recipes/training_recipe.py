@@ -12,6 +12,7 @@ from shammah.training.loops.settings import LoopSettings
 from shammah.training.schedule import rate_for_width
 
 if TYPE_CHECKING:
+    from shammah.paths import Paths
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.backends import Backends
     from shammah.recipes.material import Material
@@ -47,7 +48,9 @@ class RecipeLora(LoraSettings):
     @field_validator("target_modules", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        return value.split(",") if isinstance(value, str) and "," in value else value
+        if not isinstance(value, str) or value in ("auto", "mlp", "all-linear"):
+            return value
+        return list(listed(value))
 
 
 class TrainingRecipe(Recipe, LoopSettings):
@@ -157,6 +160,13 @@ class TrainingRecipe(Recipe, LoopSettings):
         from shammah.recipes.provision import provide
 
         provide(self, backends, place)
+
+    def check(self, paths: Paths) -> None:
+        """See `Recipe.check`: also the first row of the data, and names of losses and hooks."""
+        from shammah.recipes.checking import check_training
+
+        super().check(paths)
+        check_training(self, paths)
 
     async def lessons(self, material: Material, client: TrainingClient) -> list[dict[str, Any]]:
         """What the adapter is said to have been taught, as `LessonRecord` has it; with any it

@@ -86,13 +86,16 @@ def failure(failed: StageFailed, journal: Journal) -> WorkflowError:
     if failures:
         several = "; ".join(f"`{path}`: {text}" for path, text in failures)
         message += f"\nNot everything could be undone. {several}"
-    return WorkflowError(
+    found = WorkflowError(
         message,
         stage=failed.path,
         rolled_back=tuple(journal.undone),
         rollback_failures=failures,
         hint=hint,
     )
+    if isinstance(cause, ShammahError):
+        found.exit_code = cause.exit_code
+    return found
 
 
 def not_undone(failed: StageFailed, problem: StorageError) -> WorkflowError:

@@ -40,6 +40,11 @@ def register(name: str, make: Callable[[RunIdentity], RunLogger]) -> None:
     _OWN[name] = make
 
 
+def known() -> list[str]:
+    """The names that a logger can be chosen by."""
+    return [*LOGGERS, *_OWN, *FOREGROUND]
+
+
 def open_loggers(
     names: Sequence[str],
     run: RunIdentity,

@@ -330,6 +330,7 @@ class _Run:
             seconds=self.pace.seconds,
             tokens=self.pace.tokens,
             losses=tuple(self._losses),
+            recent=tuple(self._watch.recent),
             before=self.before,
             figures=self.figures,
             best_step=self._best.kept.step if self._best and self._best.kept else None,

@@ -82,7 +82,8 @@ class Callbacks:
 @dataclass(frozen=True, slots=True)
 class LoopResult:
     """How a run ended: `figures` are those of the last evaluation, `before` those of the first;
-    `losses` one for each step since the run began or went on. `ended` is why: `done`, `stopped` or
+    `losses` one for each step since the run began or went on, `recent` the last ones, also from
+    before it went on. `ended` is why: `done`, `stopped` or
     `nothing gets better`. Where the best adapter was restored, `figures` are its own, and
     `best_step` is the step that it is from. `skipped` of the `steps` had no gradients and left the
     adapter as it was."""
@@ -92,6 +93,7 @@ class LoopResult:
     seconds: float
     tokens: int
     losses: tuple[float, ...]
+    recent: tuple[float, ...]
     before: Mapping[str, float]
     figures: Mapping[str, float]
     best_step: int | None
