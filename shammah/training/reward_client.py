@@ -31,6 +31,7 @@ from shammah.ports.training_client import StateCopy
 from shammah.settings import LoraSettings, TrainingSettings
 from shammah.training.body import Pairs, Targets
 from shammah.training.failures import check, failures
+from shammah.training.hooks import Hook
 from shammah.training.local_client import LocalTrainingClient
 from shammah.training.optimizer import AdamW
 from shammah.training.packing import pack
@@ -70,12 +71,14 @@ class RewardTrainingClient(LocalTrainingClient):
         parent: Path | None = None,
         *,
         parent_scaling: float | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         """
         Args:
             parent: adapter file to start from; its head is not read (`load_head`).
+            hooks: look at gradients, as those of `LocalTrainingClient`.
         """
-        super().__init__(base, lora, training, parent, parent_scaling=parent_scaling)
+        super().__init__(base, lora, training, parent, parent_scaling=parent_scaling, hooks=hooks)
         width = int(base.model.get_input_embeddings().weight.shape[1])
         self.head = torch.nn.Parameter(torch.zeros(width, device=self.body.device))
         """float32[H]."""
