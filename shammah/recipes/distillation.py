@@ -80,6 +80,11 @@ class Distillation(TrainingRecipe):
         """See `TrainingRecipe.ready`: not before the server was asked."""
         return not (self.remote and self.how == "answers")
 
+    @property
+    def best_figure(self) -> tuple[str, bool]:
+        """See `TrainingRecipe.best_figure`: on-policy there is no answer to have a loss on."""
+        return ("reverse_kl", True) if self.how == "on-policy" else self.figure
+
     @classmethod
     def path_fields(cls) -> tuple[str, ...]:
         """See `Recipe.path_fields`."""

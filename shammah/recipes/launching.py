@@ -5,6 +5,7 @@ The stages know what to do; here is what they do it with.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -115,7 +116,7 @@ def recipe_of(folder: Path) -> Recipe:
 
 def _place(recipe: Recipe, paths: Paths, run_id: str | None, resume: bool) -> RunPlace:
     """The folder of a run, with its manifest begun."""
-    name = run_id or f"{recipe.kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = run_id or _free(paths, f"{recipe.kind}-{datetime.now():%Y%m%d-%H%M%S}")
     if not NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is no name for a run.", hint="Use letters, digits, '.', '_' and '-'."
@@ -139,6 +140,12 @@ def _place(recipe: Recipe, paths: Paths, run_id: str | None, resume: bool) -> Ru
             seeds={"seed": recipe.seed},
         )
     return place
+
+
+def _free(paths: Paths, name: str) -> str:
+    """The name, or with a number behind it where two runs begin in one second."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(each for each in names if not (paths.runs / each).exists())
 
 
 def _artifact(place: RunPlace, result: Result) -> Artifact:

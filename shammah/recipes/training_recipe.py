@@ -180,6 +180,11 @@ class TrainingRecipe(Recipe, LoopSettings):
 
     # --- parts of the configuration ---------------------------------------------------------
 
+    @property
+    def best_figure(self) -> tuple[str, bool]:
+        """What best_metric = auto stands for: the figure, and whether less of it is better."""
+        return self.figure
+
     def loop(self, width: int, steps_per_epoch: int) -> LoopSettings:
         """The settings of the loop, with what is left to be chosen.
 
@@ -195,7 +200,7 @@ class TrainingRecipe(Recipe, LoopSettings):
         rarely = max(steps_per_epoch, -(-steps // MOST_EVALUATIONS))
         values["evaluate_every"] = values["evaluate_every"] or rarely
         if values["best_metric"] == "auto":
-            values["best_metric"], values["best_lower"] = self.figure
+            values["best_metric"], values["best_lower"] = self.best_figure
         values["restore_best"] = self.restore_best and bool(values["best_metric"])
         return LoopSettings(**values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 SAMPLE = 600
 """Characters of the first sample that are shown."""
+
+
+NOTHING_BETTER = "how it was before the first step: nothing got better"
 
 
 def record(recipe: Recipe, result: Result) -> dict[str, Any]:
@@ -52,7 +56,8 @@ def summary(recipe: Recipe, result: Result, *, coloured: bool) -> str:
         if trained["ended"] != "done":
             rows.append(("ended early", trained["ended"]))
         if trained["best_step"] is not None:
-            rows.append(("kept", f"step {trained['best_step']:,}, the best"))
+            best = f"step {trained['best_step']:,}, the best"
+            rows.append(("kept", best if trained["best_step"] else NOTHING_BETTER))
     rows.append(("took", duration(result.duration)))
     title = f"✓ {adapter or context.metadata.run_id} is trained"
     lines = [styled(title, "bold green", coloured=coloured), ""]
@@ -61,6 +66,10 @@ def summary(recipe: Recipe, result: Result, *, coloured: bool) -> str:
     if figures:
         judged = "on what was held out" if data.get("held_out") else "on what was learned"
         lines += ["", table([judged, "before", "after"], figures, coloured=coloured, right=(1, 2))]
+    rounds = _rounds(context.metrics)
+    if rounds:
+        titles = ["round", "as taught", "others unchanged", "refused"]
+        lines += ["", table(titles, rounds, coloured=coloured, right=(0, 1, 2))]
     if adapter:
         lines += ["", f"In the chat: /adapters load {adapter}"]
     return "\n".join(lines)
@@ -94,6 +103,21 @@ def _figures(metrics: Any) -> list[list[str]]:
         [name, _number(metrics.get(f"before/{name}")), _number(metrics[f"after/{name}"])]
         for name in names
     ]
+
+
+def _rounds(metrics: Any) -> list[list[str]]:
+    """What each round of feedback came to."""
+    rows: list[list[str]] = []
+    for number in itertools.count(1):
+        found = {
+            name: metrics.get(f"round {number}/{name}")
+            for name in ("as_taught", "unchanged", "refused")
+        }
+        if found["as_taught"] is None:
+            return rows
+        shares = ["" if found[name] is None else f"{found[name]:.0%}" for name in list(found)[:2]]
+        rows.append([str(number), *shares, "yes" if found["refused"] else ""])
+    return rows
 
 
 def _number(value: float | None) -> str:
