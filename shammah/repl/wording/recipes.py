@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shammah.repl.text import counted, duration, harmless, pairs, styled, table
@@ -39,6 +40,8 @@ def summary(recipe: Recipe, result: Result, *, coloured: bool) -> str:
     rows: list[tuple[str, object]] = [("run", context.metadata.run_id)]
     if adapter:
         rows.append(("adapter", adapter))
+    if feedback := context.state.get("feedback"):
+        rows.append(("feedback", counted(feedback["lines"], "line")))
     if data:
         learned = counted(data["examples"], "example")
         rows.append(("data", f"{learned}, {data['held_out']:,} held out ({data['format']})"))
@@ -61,6 +64,10 @@ def summary(recipe: Recipe, result: Result, *, coloured: bool) -> str:
     if figures:
         judged = "on what was held out" if data.get("held_out") else "on what was learned"
         lines += ["", table([judged, "before", "after"], figures, coloured=coloured, right=(1, 2))]
+    rounds = _rounds(context.metrics)
+    if rounds:
+        head = ["round", "lessons held", "other answers unchanged", "checks"]
+        lines += ["", table(head, rounds, coloured=coloured, right=(1, 2))]
     if adapter:
         lines += ["", f"In the chat: /adapters load {adapter}"]
     return "\n".join(lines)
@@ -94,6 +101,24 @@ def _figures(metrics: Any) -> list[list[str]]:
         [name, _number(metrics.get(f"before/{name}")), _number(metrics[f"after/{name}"])]
         for name in names
     ]
+
+
+def _rounds(metrics: Mapping[str, float]) -> list[list[str]]:
+    """Of feedback that was learned in rounds, what each came to."""
+    rows = []
+    number = 1
+    while (held := metrics.get(f"round {number}/as_taught")) is not None:
+        unchanged = metrics.get(f"round {number}/unchanged")
+        rows.append(
+            [
+                str(number),
+                f"{held:.0%}",
+                "" if unchanged is None else f"{unchanged:.0%}",
+                "failed" if metrics.get(f"round {number}/refused") else "passed",
+            ]
+        )
+        number += 1
+    return rows
 
 
 def _number(value: float | None) -> str:
