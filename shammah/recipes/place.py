@@ -14,7 +14,7 @@ class RunPlace:
     """`folder` holds
 
         manifest.json        what is needed to make it again
-        journal.json         which stages are finished, with what they left
+        journal.jsonl        which stages are finished, with what they left
         checkpoints/         of training; `best/` in it
         adapter.safetensors  the result
         metrics.jsonl        every step

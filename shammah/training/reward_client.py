@@ -37,6 +37,7 @@ from shammah.training.packing import pack
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel as Base
+    from shammah.training.hooks import Hook
 
 HEAD = "score.weight"
 _STATE = "score.safetensors"
@@ -70,12 +71,15 @@ class RewardTrainingClient(LocalTrainingClient):
         parent: Path | None = None,
         *,
         parent_scaling: float | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         """
         Args:
             parent: adapter file to start from; its head is not read (`load_head`).
+            hooks: look at gradients, beside those of `training.hooks`; that of the head is
+                `score.weight`.
         """
-        super().__init__(base, lora, training, parent, parent_scaling=parent_scaling)
+        super().__init__(base, lora, training, parent, parent_scaling=parent_scaling, hooks=hooks)
         width = int(base.model.get_input_embeddings().weight.shape[1])
         self.head = torch.nn.Parameter(torch.zeros(width, device=self.body.device))
         """float32[H]."""

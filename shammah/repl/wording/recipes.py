@@ -47,6 +47,8 @@ def summary(recipe: Recipe, result: Result, *, coloured: bool) -> str:
         rows.append(("data", f"{learned}, {data['held_out']:,} held out ({data['format']})"))
         if data["bad_rows"]:
             rows.append(("passed over", counted(data["bad_rows"], "bad row")))
+        if data.get("unanswered"):
+            rows.append(("unanswered", counted(data["unanswered"], "question")))
     if trained:
         rows += [
             ("trained", f"{counted(trained['steps'], 'step')}, {trained['tokens']:,} tokens"),
@@ -70,6 +72,9 @@ def summary(recipe: Recipe, result: Result, *, coloured: bool) -> str:
         lines += ["", table(head, rounds, coloured=coloured, right=(1, 2))]
     if adapter:
         lines += ["", f"In the chat: /adapters load {adapter}"]
+    elif recipe.kind == "reward":
+        run = context.metadata.run_id
+        lines += ["", f"To train for it: shammah train rl --reward {run} --data ..."]
     return "\n".join(lines)
 
 
