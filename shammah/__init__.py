@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from shammah.renderers.registry import register as register_renderer
     from shammah.settings import ModelSettings as ModelSettings
     from shammah.settings import Settings as Settings
+    from shammah.tracking.loggers.base import RunIdentity as RunIdentity
+    from shammah.tracking.loggers.base import RunLogger as RunLogger
     from shammah.tracking.loggers.opening import register as register_logger
+    from shammah.training.hooks import Gradients as Gradients
     from shammah.training.hooks import register as register_hook
     from shammah.training.losses import register as register_loss
 
@@ -69,6 +72,7 @@ _PLACES = {
     "evaluate": "shammah.evaluation.runner:evaluate",
     "Factory": "shammah.recipes.context:Factory",
     "FeedbackLoop": "shammah.recipes.feedback_loop:FeedbackLoop",
+    "Gradients": "shammah.training.hooks:Gradients",
     "load_base_model": "shammah.models.load:load_base_model",
     "loop": "shammah.recipes.workflow:loop",
     "Message": "shammah.messages:Message",
@@ -85,6 +89,8 @@ _PLACES = {
     "Result": "shammah.recipes.running:Result",
     "RewardModeling": "shammah.recipes.reward:RewardModeling",
     "run": "shammah.recipes.running:run",
+    "RunIdentity": "shammah.tracking.loggers.base:RunIdentity",
+    "RunLogger": "shammah.tracking.loggers.base:RunLogger",
     "scorer": "shammah.evaluation.registry:scorer",
     "Settings": "shammah.settings:Settings",
     "ShammahError": "shammah.errors:ShammahError",
@@ -98,6 +104,56 @@ _PLACES = {
     "Workflow": "shammah.recipes.workflow:Workflow",
     "workflow": "shammah.recipes.workflow:workflow",
 }
+
+
+__all__ = [
+    "DPO",
+    "Assistant",
+    "Backends",
+    "ChatExample",
+    "Context",
+    "Distillation",
+    "Factory",
+    "FeedbackLoop",
+    "Gradients",
+    "Message",
+    "ModelSettings",
+    "Paths",
+    "Reinforcement",
+    "Result",
+    "RewardModeling",
+    "RunIdentity",
+    "RunLogger",
+    "Settings",
+    "ShammahError",
+    "Stage",
+    "SupervisedFineTuning",
+    "Workflow",
+    "__version__",
+    "assistant_message",
+    "conditional",
+    "describe",
+    "dry_run",
+    "evaluate",
+    "load_base_model",
+    "loop",
+    "open_dataset",
+    "parallel",
+    "register_hook",
+    "register_logger",
+    "register_loss",
+    "register_renderer",
+    "register_scorer",
+    "run",
+    "scorer",
+    "stage",
+    "stream_loop",
+    "system_message",
+    "user_message",
+    "validate_quality",
+    "workflow",
+]
+"""For type checkers, which do not take names that were given another one for public."""
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,8 @@ class ModelSettings(Section):
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     renderer: str = Field("auto", min_length=1)
-    """How conversations are written for it; `shammah.renderers.registry` knows the names."""
+    """How conversations are written for it; `shammah.renderers.registry` knows the names. One of
+    your own is `file.py:name`, with the whole path."""
     threads: int = Field(0, ge=0, le=1024)
     """Threads for the chat's own computing; 0 leaves the choice to torch."""
 

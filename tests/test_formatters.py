@@ -187,6 +187,20 @@ def test_prompt_and_completion(tmp_path: Path) -> None:
     assert "column s is missing" in problem(tmp_path, row, format="prompt_completion", **named)
 
 
+def test_a_prompt_alone(tmp_path: Path) -> None:
+    made = examples(tmp_path, {"prompt": "p", "names": "n"})
+    (one,) = made
+    assert made.format == "prompt"
+    assert one.messages == one.prompt == (user("p"),) and one.answer is None
+    assert one.metadata == {"names": "n"}
+    (one,) = examples(tmp_path, {"q": "1", "s": "3"}, format="prompt", prompt="q", system="s")
+    assert one.messages == (system("3"), user("1"))
+    # A row of another format is not taken for one whose answer is missing.
+    assert examples(tmp_path, {"prompt": "p", "completion": "c"}).format == "prompt_completion"
+    pair = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    assert examples(tmp_path, pair).format == "preference"
+
+
 TALK = [
     {"role": "system", "content": "s"},
     {"role": "user", "content": "u"},

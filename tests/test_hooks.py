@@ -21,6 +21,7 @@ from shammah.ports.training_client import AdamParams
 from shammah.settings import LoraSettings, ModelSettings, Settings, TrainingSettings
 from shammah.tracking import telemetry
 from shammah.training.hooks import (
+    HOOKS,
     Custom,
     Distribution,
     Flow,
@@ -28,9 +29,11 @@ from shammah.training.hooks import (
     Health,
     Hook,
     Norm,
+    Report,
     layer_of,
     look,
     make_hooks,
+    register,
 )
 from shammah.training.local_client import LocalTrainingClient
 
@@ -175,6 +178,33 @@ def test_names_and_thresholds_are_checked() -> None:
 
     with pytest.raises(TrainingError, match="The gradient hook mine failed: KeyError"):
         Custom("mine", broken).look(gradients(layers__0__x=torch.ones(1)))
+
+
+def test_a_function_or_a_class_gets_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shammah.training.hooks.HOOKS", dict(HOOKS))
+
+    def count(found: Gradients) -> dict[str, float]:
+        return {"count": float(len(found.names))}
+
+    class Counting:
+        name = "counting"
+
+        def look(self, found: Gradients) -> Report:
+            return Report(count(found))
+
+    register("count", count)
+    register("counting", Counting)
+    register("made", lambda: Custom("made", count))
+    made = make_hooks(["count", "counting", "made"])
+    assert [hook.name for hook in made] == ["count", "counting", "made"]
+    for hook in made:
+        assert hook.look(gradients(a__x=torch.ones(1))).figures == {"count": 1.0}
+    with pytest.raises(TrainingError, match="There is a gradient hook count already"):
+        register("count", count)
+    with pytest.raises(TrainingError, match="no function of the gradients alone"):
+        register("two", lambda first, second: None)  # type: ignore[arg-type, misc]
+    with pytest.raises(TrainingError, match="no function and no class"):
+        register("five", 5)  # type: ignore[arg-type]
 
 
 def test_layers() -> None:

@@ -98,6 +98,8 @@ class AdapterMetadata(Record):
     domain: str | None = Field(None, pattern=f"^{DOMAIN}$")
     """What it is for, such as `rust`: questions near its lessons can be routed to it."""
     lessons: list[LessonRecord] = []
+    renderer: str | None = None
+    """What conversations were written with in its training; None where that is not known."""
     rounds: list[RoundRecord] = []
     """Of one that was trained as a difference to its parent: the ranks in their order."""
     metrics: dict[str, float] = {}

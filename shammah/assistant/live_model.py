@@ -240,6 +240,14 @@ class LiveModel:
         base, engine = self.require()
         async with self._swap_lock:
             await asyncio.to_thread(_publish, base, engine, adapter)
+        meant = adapter.metadata.renderer if adapter and adapter.metadata else None
+        if adapter is not None and meant not in (None, engine.renderer.name):
+            text = (
+                f"{adapter.name} was trained on conversations as `{meant}` writes them; here "
+                f"`{engine.renderer.name}` writes them, and it may answer worse. The setting "
+                "model.renderer names the other one."
+            )
+            self._on_notice(Notice("warning", text))
 
 
 def _load(settings: ModelSettings) -> tuple[BaseModel, Engine]:

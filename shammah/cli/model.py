@@ -49,7 +49,7 @@ def register(options: Namespace) -> int:
     if options.renderer is not None:
         from shammah.renderers.registry import RENDERERS
 
-        if options.renderer not in RENDERERS:
+        if options.renderer not in RENDERERS and ":" not in options.renderer:
             raise UsageError(
                 f"There is no renderer {options.renderer!r}.",
                 hint=f"One of {', '.join(RENDERERS)}.",

@@ -55,21 +55,35 @@ def import_jsonl(
         InputError: the file cannot be read.
         StorageError: it could not be stored; nothing was.
     """
-    drafts: list[Draft] = []
-    rejected: list[tuple[int, str]] = []
-    with _open(source) as stream:
-        for number, line in _lines(stream):
-            try:
-                draft = parse_line(line, store.settings)
-                check_draft(draft)
-            except (InputError, FeedbackError) as error:
-                rejected.append((number, " ".join(filter(None, (error.message, error.hint)))))
-            else:
-                drafts.append(replace(draft, model=model))
+    read, rejected = read_jsonl(source, store.settings)
+    drafts = [replace(draft, model=model) for _, draft in read]
     if strict and rejected:
         return ImportReport(0, rejected, [])
     recorded = store.add_all(drafts)
     return ImportReport(len(recorded), rejected, recorded)
+
+
+def read_jsonl(
+    source: Path | TextIO, settings: FeedbackSettings
+) -> tuple[list[tuple[int, Draft]], list[tuple[int, str]]]:
+    """The feedback in a file or a text stream, and what is wrong with the other lines; each with
+    its line number (from 1).
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    drafts: list[tuple[int, Draft]] = []
+    rejected: list[tuple[int, str]] = []
+    with _open(source) as stream:
+        for number, line in _lines(stream):
+            try:
+                draft = parse_line(line, settings)
+                check_draft(draft)
+            except (InputError, FeedbackError) as error:
+                rejected.append((number, " ".join(filter(None, (error.message, error.hint)))))
+            else:
+                drafts.append((number, draft))
+    return drafts, rejected
 
 
 def export_jsonl(store: FeedbackStore, stream: TextIO, status: FeedbackStatus | None = None) -> int:

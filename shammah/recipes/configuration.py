@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shammah.errors import ConfigError, InputError, StorageError
-from shammah.recipes.recipe import Recipe, listed
+from shammah.recipes.recipe import Recipe, listed, own_code
 
 RECIPES: dict[str, str] = {
     "sft": "sft:SupervisedFineTuning",
@@ -99,6 +99,9 @@ def from_file(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         value = values.get(name)
         if isinstance(value, str) and (path.parent / value).exists():
             values[name] = str((path.parent / value).absolute())
+    for name in recipe_class(kind).code_fields():
+        if isinstance(values.get(name), str):
+            values[name] = own_code(values[name], path.parent)
     values["plugins"] = [
         str((path.parent / each).absolute()) if (path.parent / each).exists() else each
         for each in listed(values.get("plugins", ()))

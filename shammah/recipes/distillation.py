@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from shammah.errors import UsageError
-from shammah.files import write_atomic
+from shammah.errors import InputError, UsageError
 from shammah.recipes.backends import Backends, Factory
 from shammah.recipes.context import Context
 from shammah.recipes.place import RunPlace
@@ -41,6 +43,9 @@ class Distillation(TrainingRecipe):
     """A model as `--model` takes it, or the address of a server: http://localhost:8000/v1."""
     teacher_model: str = ""
     """What the server calls the model."""
+    api_key_env: str = ""
+    """The environment variable that holds the server's key; empty sends none, and OPENAI_API_KEY to
+    OpenAI alone."""
     teacher_adapter: str = ""
     """An adapter of the library that a local teacher answers with."""
     how: Literal["answers", "distribution", "on-policy"] = "answers"
@@ -111,7 +116,8 @@ class Distillation(TrainingRecipe):
             from shammah.backends.openai_logprobs import OpenAILogprobs
 
             kind = OpenAILogprobs if self.how == "on-policy" else OpenAILLM
-            return kind(self.teacher_model, base_url=self.teacher)
+            key = self.api_key_env or ("OPENAI_API_KEY" if _is_openai(self.teacher) else None)
+            return kind(self.teacher_model, base_url=self.teacher, api_key_env=key)
         from shammah.adapters.weights import load_checked
         from shammah.generation.local_sampling import BaseSamplingClient
         from shammah.models.load import load_base_model
@@ -179,7 +185,6 @@ class Distillation(TrainingRecipe):
 async def ask(context: Context) -> None:
     """Ask the server each question, and keep its answers."""
     from shammah.ports.llm_client import ChatParams
-    from shammah.training.loops.rollouts import together
 
     recipe: Distillation = context.config
     place: RunPlace = context.backends["place"]
@@ -188,40 +193,71 @@ async def ask(context: Context) -> None:
         max_tokens=recipe.max_tokens, temperature=recipe.temperature, seed=recipe.seed
     )
     known = _answers(place)
-    missing = [
-        each
-        for each in (*material.examples, *material.held_out)
-        if _key(each) not in known
-    ]  # fmt: skip
+    asked = {_key(each): each.prompt for each in (*material.examples, *material.held_out)}
+    missing = [key for key in asked if key not in known]
     for start in range(0, len(missing), AT_ONCE):
         if context.stopping():
             context.interrupt()
         members = missing[start : start + AT_ONCE]
-        found = await together(
-            [context.backends["teacher"].chat(each.prompt, params) for each in members]
+        teacher = context.backends["teacher"]
+        found = await asyncio.gather(
+            *(teacher.chat(asked[key], params) for key in members), return_exceptions=True
         )
-        known |= {
-            _key(each): answer.message.text for each, answer in zip(members, found, strict=True)
+        answers = {
+            # One that was cut would teach to break off.
+            key: answer.message.text.strip() if answer.stop_reason == "stop" else ""
+            for key, answer in zip(members, found, strict=True)
+            if not isinstance(answer, BaseException)
         }
-        # What was asked, and perhaps paid for, is not asked again.
-        lines = (json.dumps([key, text], ensure_ascii=False) for key, text in known.items())
-        write_atomic(place.folder / ANSWERS, "\n".join(lines) + "\n")
-    context.state["asked"] = len(known)
+        # What was asked, and perhaps paid for, is not asked again, also where another one failed.
+        _keep(place, answers)
+        known |= answers
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+    left_out = sum(not known[key] for key in asked)
+    if left_out == len(asked):
+        raise InputError(
+            f"The teacher answered none of {left_out} questions within {recipe.max_tokens} tokens.",
+            hint="Raise max_tokens, and start a new run: its answers are kept with this one.",
+        )
+    context.state["asked"] = len(asked)
+    context.state["data"] = {**context.state["data"], "unanswered": left_out}
+
+
+def _is_openai(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    return address.startswith("https://") and (host == "openai.com" or host.endswith(".openai.com"))
 
 
 def _answers(place: RunPlace) -> dict[str, str]:
+    """What the server has answered, by `_key`; a line that a kill has torn is not among it."""
     try:
-        lines = (place.folder / ANSWERS).read_text("utf-8").splitlines()
+        text = (place.folder / ANSWERS).read_text("utf-8")
     except FileNotFoundError:
         return {}
-    return dict(json.loads(line) for line in lines)
+    return dict(json.loads(line) for line in text.split("\n")[:-1])
+
+
+def _keep(place: RunPlace, answers: Mapping[str, str]) -> None:
+    file = place.folder / ANSWERS
+    lines = "".join(json.dumps(pair) + "\n" for pair in answers.items())
+    with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as stream:  # noqa: PTH123
+        # Behind the last whole line.
+        stream.seek(stream.read().rfind(b"\n") + 1)
+        stream.truncate()
+        stream.write(lines.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _answered(examples: Sequence[ChatExample], answers: Mapping[str, str]) -> list[ChatExample]:
     from shammah.messages import assistant
 
     return [
-        replace(each, messages=(*each.prompt, assistant(answers[_key(each)]))) for each in examples
+        replace(each, messages=(*each.prompt, assistant(answers[_key(each)])))
+        for each in examples
+        if answers[_key(each)]
     ]
 
 

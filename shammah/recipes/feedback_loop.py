@@ -7,14 +7,15 @@ asked again. Only the last adapter goes into the user's library.
 
 from __future__ import annotations
 
-import io
+import asyncio
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from shammah.errors import InputError, TrainingError
+from shammah.errors import InputError, TrainingError, UsageError
 from shammah.paths import Paths
 from shammah.recipes.backends import Backends, Factory
 from shammah.recipes.context import Context
@@ -25,12 +26,19 @@ from shammah.recipes.stage import stage
 if TYPE_CHECKING:
     from shammah.adapters.library import AdapterLibrary
     from shammah.assistant import Assistant
-    from shammah.feedback.store import FeedbackStore
+    from shammah.feedback.records import Draft
     from shammah.learning.queue import Job
+    from shammah.learning.supervisor import Trainer
     from shammah.recipes.workflow import Workflow
-    from shammah.settings import Settings
+    from shammah.settings import FeedbackSettings, Settings
 
 HOME = "home"
+RESUMES = 3
+"""How often an interrupted job goes on in one process; oftener is no accident."""
+LOOK_SECONDS = 0.2
+"""How often it is asked whether to stop while a job runs."""
+SHOWN = 5
+"""Bad lines that are named."""
 
 
 class FeedbackLoop(Recipe):
@@ -89,49 +97,50 @@ class FeedbackLoop(Recipe):
         for key, text in {**self.settings, "training.seed": str(self.seed)}.items():
             section, _, name = key.partition(".")
             values[section][name] = parse_value(key, text)
+        values["feedback"]["auto_train"] = False  # the rounds say when
         values["model"] |= self.model_settings().model_dump()
         return Settings.from_dict(values, source="the recipe")
 
 
-@stage(gives=("rounds", "lines"))
+@stage(gives=("rounds", "feedback"))
 def gather(context: Context) -> None:
     """Read the feedback, and divide it into rounds."""
     recipe: FeedbackLoop = context.config
-    try:
-        text = Path(recipe.data).expanduser().read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{recipe.data} cannot be read: {error}.") from error
-    lines = [line for line in text.splitlines() if line.strip()]
-    if recipe.rounds:
-        lines = lines[: recipe.rounds * recipe.per_round]
-    if not lines:
-        raise InputError(f"{recipe.data} holds no feedback.")
-    context.state["lines"] = lines
-    context.state["rounds"] = list(range(-(-len(lines) // recipe.per_round)))
+    drafts = _read(recipe, recipe.chosen(context.backends["place"]).feedback)
+    context.state["feedback"] = {"digest": _digest(drafts), "lines": len(drafts)}
+    context.state["rounds"] = list(range(-(-len(drafts) // recipe.per_round)))
 
 
-@stage(needs=("lines",), gives=("adapter_of_round",))
+@stage(needs=("feedback",), gives=("adapter_of_round",))
 async def learn(context: Context) -> None:
     """Put a round's feedback into the buffer, and train."""
     recipe: FeedbackLoop = context.config
     helper: Assistant = context.backends["assistant"]
     workspace = await helper.workspace()
-    begun = int(context.item) * recipe.per_round
-    lines = context.state["lines"][begun : begun + recipe.per_round]
-    if len(workspace.feedback.list(None)) == begun:  # else a process that was killed has done it
-        _take(workspace.feedback, lines, begun)
+    number = int(context.item)
+    done = workspace.queue.list(statuses=("done",))[::-1]
+    if len(done) > number:  # an earlier process has done it, and could not say so any more
+        context.state["adapter_of_round"] = done[number].adapter
+        return
+    drafts = _read(recipe, workspace.feedback.settings)
+    if _digest(drafts) != context.state["feedback"]["digest"]:
+        raise TrainingError(
+            f"{recipe.data} is not what it was when this run began.",
+            hint="Start a new run, or put the old data back.",
+        )
+    begun = number * recipe.per_round
+    if len(workspace.feedback.list(None)) <= begun:
+        workspace.feedback.add_all(drafts[begun : begun + recipe.per_round])
     trainer = await helper.trainer()
     current, held = workspace.queue.current(), workspace.queue.resumable()
     job: Job
     if current is None and held is not None:
         job = await trainer.resume(held.id)
-    elif current is not None or workspace.feedback.state().count:
-        job = current or await trainer.request("recipe")
     else:
-        job = workspace.queue.list()[0]  # done, before the process was killed
-    job = await trainer.wait(job.id)
+        job = current or await trainer.request("recipe")
+    job = await _ended(trainer, job, context)
     if job.status != "done":
-        raise TrainingError(f"Round {int(context.item) + 1} was not learned: {job.error}")
+        raise TrainingError(f"Round {number + 1} was not learned: {job.error}")
     context.state["adapter_of_round"] = job.adapter
 
 
@@ -191,20 +200,61 @@ async def hand_over(context: Context) -> None:
         library.activate(fingerprint, published.name)
 
 
-def _take(feedback: FeedbackStore, lines: Sequence[str], begun: int) -> None:
-    from shammah.feedback.transfer import import_jsonl
+async def _ended(trainer: Trainer, job: Job, context: Context) -> Job:
+    """The job once it has ended; one that was interrupted, as by an earlier process that was
+    killed, goes on. Where somebody asks to stop, it is checkpointed and the run interrupted."""
+    for _ in range(RESUMES):
+        waiting = asyncio.create_task(trainer.wait(job.id))
+        try:
+            while not waiting.done() and not context.stopping():
+                await asyncio.wait({waiting}, timeout=LOOK_SECONDS)
+            if not waiting.done():
+                await trainer.stop(checkpoint=True)
+                context.interrupt()
+        finally:
+            waiting.cancel()
+        job = waiting.result()
+        if job.status != "interrupted":
+            break
+        job = await trainer.resume(job.id)
+    return job
 
-    report = import_jsonl(feedback, io.StringIO("\n".join(lines)), strict=True)
-    if report.rejected:
-        number, reason = report.rejected[0]
-        raise InputError(f"Line {begun + number} of the feedback is bad: {reason}")
+
+def _read(recipe: FeedbackLoop, settings: FeedbackSettings) -> list[Draft]:
+    """The feedback of all rounds.
+
+    Raises:
+        InputError: it cannot be read, holds nothing, or a line of it is bad.
+        UsageError: a round has more than the buffer holds.
+    """
+    from shammah.feedback.transfer import read_jsonl
+
+    if recipe.per_round > settings.capacity:
+        raise UsageError(
+            f"A round of {recipe.per_round} does not fit into the buffer of {settings.capacity}.",
+            hint="Lower per_round, or raise it: --settings feedback.capacity=...",
+        )
+    read, rejected = read_jsonl(Path(recipe.data).expanduser(), settings)
+    if rejected:
+        shown = [f"Line {number} of {recipe.data} is bad: {why}" for number, why in rejected]
+        more = [f"And {len(shown) - SHOWN} more."] if len(shown) > SHOWN else []
+        raise InputError("\n".join(shown[:SHOWN] + more))
+    if not read:
+        raise InputError(f"{recipe.data} holds no feedback.")
+    drafts = [draft for _, draft in read]
+    return drafts[: recipe.rounds * recipe.per_round] if recipe.rounds else drafts
+
+
+def _digest(drafts: Sequence[Draft]) -> str:
+    return hashlib.sha256("\n".join(map(repr, drafts)).encode(errors="replace")).hexdigest()
 
 
 def _all_lessons(library: AdapterLibrary, name: str) -> list[Any]:
     """What an adapter and those before it were taught, each question as it was taught last."""
     lessons: dict[str, Any] = {}
+    known = {each.name for each in library.list()}  # old ones may have been removed for room
     seen: str | None = name
-    while seen is not None:
+    while seen is not None and seen in known:
         about = library.get(seen).require_metadata()
         lessons = {**{lesson.query: lesson for lesson in about.lessons}, **lessons}
         seen = about.parent

@@ -71,4 +71,5 @@ async def fit(context: Context) -> None:
         "parent": recipe.adapter or None,
         "base_model": info.model,
         "base_fingerprint": info.fingerprint,
+        "renderer": material.renderer.name,
     }

@@ -59,6 +59,7 @@ def publish(context: Context) -> None:
         base_fingerprint=trained["base_fingerprint"],
         lora=LoraConfigRecord(**{name: trained[name] for name in LoraConfigRecord.model_fields}),
         parent=trained["parent"],
+        renderer=trained.get("renderer"),  # runs that were begun before it was kept have none
         lessons=[LessonRecord(**each) for each in context.state["lessons"]],
         metrics={
             **{name: value for name, value in context.metrics.items() if "/" not in name},

@@ -42,7 +42,7 @@ class Recipe(BaseModel):
     model: str = "embedded"
     """The base model: `embedded`, a registered name, a folder, or a Hub name."""
     renderer: str = "auto"
-    """How conversations are written for it."""
+    """How conversations are written for it; one of your own is `file.py:name`."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where it runs."""
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -123,12 +123,30 @@ class Recipe(BaseModel):
             str(Path(each).expanduser().absolute()) if each.endswith(".py") else each
             for each in self.plugins
         )
+        changes |= {name: own_code(getattr(self, name)) for name in self.code_fields()}
         return self.model_copy(update=changes)
 
     @classmethod
     def path_fields(cls) -> tuple[str, ...]:
         """Those that can name a file."""
         return ("model", "data")
+
+    @classmethod
+    def code_fields(cls) -> tuple[str, ...]:
+        """Those that can name one's own code, as `file.py:name`."""
+        return ("renderer",)
+
+
+def own_code(reference: str, folder: Path | None = None) -> str:
+    """`file.py:name` with the whole path; anything else as it is.
+
+    Args:
+        folder: where it is looked for; None is the working directory.
+    """
+    source, colon, name = reference.rpartition(":")
+    if not colon or not source.endswith(".py"):
+        return reference
+    return f"{(folder or Path()).absolute() / Path(source).expanduser()}:{name}"
 
 
 def listed(value: Any) -> Any:

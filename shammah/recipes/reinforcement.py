@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from shammah.errors import InputError, UsageError
+from shammah.errors import InputError, ShammahError, TrainingError, UsageError
 from shammah.own_code import own_function
 from shammah.recipes.backends import Backends, Factory
 from shammah.recipes.training_recipe import TrainingRecipe
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.material import Material
     from shammah.recipes.place import RunPlace
-    from shammah.training.loops.environments import RewardFunction
+    from shammah.training.loops.environments import Reward, RewardFunction
     from shammah.training.loops.method import Method
 
 
@@ -54,6 +56,11 @@ class Reinforcement(TrainingRecipe):
     """How the base is held to: not, by a price on the reward, or by a term of the loss."""
     kl_weight: float = Field(0.05, ge=0)
     """How much."""
+
+    @classmethod
+    def code_fields(cls) -> tuple[str, ...]:
+        """See `Recipe.code_fields`."""
+        return (*super().code_fields(), "reward")
 
     def provide(self, backends: Backends, place: RunPlace) -> None:
         """See `Recipe.provide`: also `reward`, a function of an answer and its example."""
@@ -107,9 +114,35 @@ def _found(spec: str, paths: Paths) -> RewardFunction | Path:
         return folder
     source, colon, _ = spec.rpartition(":")
     if colon and (source.endswith(".py") or "/" in source or "." in source):
-        found: RewardFunction = own_function(spec)
-        return found
+        return _own(spec)
     return _scorer(spec)
+
+
+def _own(spec: str) -> RewardFunction:
+    found: RewardFunction = own_function(spec)
+
+    async def reward(answer: str, example: ChatExample) -> Reward:
+        try:
+            given = found(answer, example)
+            value: object = await given if inspect.isawaitable(given) else given
+        except ShammahError:
+            raise
+        except Exception as error:
+            raise TrainingError(
+                f"The reward {spec} failed: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            if isinstance(value, Mapping):
+                return {str(name): float(part) for name, part in value.items()}
+            return float(value)  # type: ignore[arg-type]  # that is found out
+        except (TypeError, ValueError):
+            raise TrainingError(
+                f"The reward {spec} gave {value!r}.",
+                hint="It gives a number, or a mapping of names to numbers, which add up.",
+            ) from None
+
+    reward.__qualname__ = spec
+    return reward
 
 
 def _scorer(spec: str) -> RewardFunction:

@@ -24,7 +24,7 @@ class RewardModeling(TrainingRecipe):
     kind: ClassVar[str] = "reward"
     purpose: ClassVar[str] = "learn to score answers, from pairs of them"
     rate_share: ClassVar[float] = 0.5
-    figure: ClassVar[tuple[str, bool]] = ("accuracy", False)
+    figure: ClassVar[tuple[str, bool]] = ("loss", True)
 
     batch_size: int = Field(16, ge=1)
     """Pairs of a pass."""

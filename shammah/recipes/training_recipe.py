@@ -68,8 +68,8 @@ class TrainingRecipe(Recipe, LoopSettings):
     lora: RecipeLora = RecipeLora()
 
     format: str = ""
-    """What its rows are: gsm8k, scifact, fever, chat, prompt-completion, preference, or your own
-    `file.py:function`; empty goes by the columns."""
+    """What its rows are: gsm8k, scifact, fever, chat, prompt-completion, prompt, preference, or
+    your own `file.py:function`; empty goes by the columns."""
     format_options: dict[str, str] = Field(default_factory=dict)
     """Options of the format, as NAME=VALUE with commas between."""
     split: str = ""
@@ -208,3 +208,8 @@ class TrainingRecipe(Recipe, LoopSettings):
     def path_fields(cls) -> tuple[str, ...]:
         """See `Recipe.path_fields`."""
         return (*super().path_fields(), "held_out")
+
+    @classmethod
+    def code_fields(cls) -> tuple[str, ...]:
+        """See `Recipe.code_fields`."""
+        return (*super().code_fields(), "format")

@@ -8,6 +8,7 @@ from typing import Any
 
 from shammah.errors import ConfigError, ShammahError
 from shammah.messages import assistant, system, to_dicts, user
+from shammah.own_code import own_function
 from shammah.renderers.base import Renderer
 from shammah.renderers.deepseek_v3 import DeepseekV3Renderer
 from shammah.renderers.gpt_oss import GptOssRenderer
@@ -73,10 +74,11 @@ def renderer_for(
     Args:
         tokenizer: a Hugging Face tokenizer.
         stop_tokens: what the model's generation config calls `eos_token_id`.
-        name: one of RENDERERS, or AUTO.
+        name: one of RENDERERS, AUTO, or what makes one's own: `file.py:name`, `module:name`.
 
     Raises:
-        ConfigError: there is no renderer of that name.
+        ConfigError: there is no renderer of that name, or one's own cannot be made.
+        UsageError: one's own file or module cannot be imported, or has no such name.
         ModelError: it cannot be written with this tokenizer.
     """
     if stop_tokens is None:
@@ -85,10 +87,15 @@ def renderer_for(
         stops = [stop_tokens]
     else:
         stops = [int(token) for token in stop_tokens]
+    if name != AUTO and name not in RENDERERS and ":" in name:
+        return _own(name, tokenizer, stops)
     if name != AUTO:
         if name not in RENDERERS:
             known = ", ".join([AUTO, *RENDERERS])
-            raise ConfigError(f"There is no renderer {name!r}.", hint=f"There are {known}.")
+            raise ConfigError(
+                f"There is no renderer {name!r}.",
+                hint=f"There are {known}; one of your own is file.py:name.",
+            )
         return RENDERERS[name](tokenizer, stops)
     if not tokenizer.chat_template:
         return RoleColonRenderer(tokenizer, stops)
@@ -100,6 +107,16 @@ def renderer_for(
         except ShammahError:
             continue
     return TemplateRenderer(tokenizer, stops)
+
+
+def _own(name: str, tokenizer: Any, stops: Sequence[int]) -> Renderer:
+    make: Callable[[Any, Sequence[int]], Renderer] = own_function(name)
+    try:
+        return make(tokenizer, stops)
+    except ShammahError:
+        raise
+    except Exception as error:  # whatever the user's code does
+        raise ConfigError(f"{name} makes no renderer: {error!r}.") from error
 
 
 def _writes_like_template(renderer: Renderer, tokenizer: Any) -> bool:

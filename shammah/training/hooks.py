@@ -16,12 +16,13 @@ names, no model, and imports torch where it computes.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
 
 from shammah.errors import ShammahError, TrainingError
 from shammah.tracking.telemetry import emit
@@ -253,12 +254,13 @@ class Health:
         return "fine"
 
 
+Look: TypeAlias = Callable[[Gradients], "Report | Mapping[str, float] | None"]
+
+
 class Custom:
     """A function of one's own: it is given the gradients and gives figures, or nothing."""
 
-    def __init__(
-        self, name: str, fn: Callable[[Gradients], Report | Mapping[str, float] | None]
-    ) -> None:
+    def __init__(self, name: str, fn: Look) -> None:
         self.name = name
         self._fn = fn
 
@@ -282,18 +284,37 @@ HOOKS: dict[str, Callable[[], Hook]] = {
 }
 
 
-def register(name: str, make: Callable[[], Hook]) -> None:
+def register(name: str, made: Callable[[], Hook] | Look) -> None:
     """Give a hook a name.
 
     Args:
-        make: what makes it, such as its class, or `lambda: Custom(name, function)`.
+        made: a function of the gradients that gives figures by name, a `Report`, or nothing; or
+            what makes a hook, such as its class.
 
     Raises:
-        TrainingError: the name is taken.
+        TrainingError: the name is taken, or it is neither.
     """
     if name in HOOKS:
         raise TrainingError(f"There is a gradient hook {name} already.")
-    HOOKS[name] = make
+    try:
+        needed = [
+            parameter
+            for parameter in inspect.signature(made).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+    except (TypeError, ValueError):
+        raise TrainingError(f"The gradient hook {name} is no function and no class.") from None
+    if not needed:
+        HOOKS[name] = cast("Callable[[], Hook]", made)
+    elif len(needed) == 1 and not isinstance(made, type):
+        look = cast("Look", made)
+        HOOKS[name] = lambda: Custom(name, look)
+    else:
+        raise TrainingError(
+            f"The gradient hook {name} is no function of the gradients alone.",
+            hint="Give a function of one argument, or a class that is made without any.",
+        )
 
 
 def make_hooks(specs: Sequence[str]) -> list[Hook]:

@@ -38,6 +38,7 @@ from shammah.training.packing import pack
 
 if TYPE_CHECKING:
     from shammah.models.load import BaseModel as Base
+    from shammah.training.hooks import Hook
 
 HEAD = "score.weight"
 _STATE = "score.safetensors"
@@ -76,7 +77,8 @@ class RewardTrainingClient(LocalTrainingClient):
         """
         Args:
             parent: adapter file to start from; its head is not read (`load_head`).
-            hooks: as of `LocalTrainingClient`.
+            hooks: look at gradients, beside those of `training.hooks`; that of the head is
+                `score.weight`.
         """
         super().__init__(base, lora, training, parent, parent_scaling=parent_scaling, hooks=hooks)
         width = int(base.model.get_input_embeddings().weight.shape[1])

@@ -13,6 +13,7 @@ from shammah.datasets.formatters import (
     fever,
     gsm8k,
     preference,
+    prompt,
     prompt_completion,
     scifact,
 )
@@ -38,6 +39,7 @@ FORMATS: dict[str, Format] = {
     "prompt_completion": Format(
         prompt_completion.PromptCompletion, prompt_completion.matches, "prompt, completion"
     ),
+    "prompt": Format(prompt.Prompt, prompt.matches, "prompt"),
     "chat": Format(chat.Chat, chat.matches, "messages"),
     "preference": Format(preference.Preference, preference.matches, "chosen, rejected"),
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shammah.repl.text import counted, duration, harmless, pairs, styled, table
@@ -43,11 +43,15 @@ def summary(recipe: Recipe, result: Result, *, coloured: bool) -> str:
     rows: list[tuple[str, object]] = [("run", context.metadata.run_id)]
     if adapter:
         rows.append(("adapter", adapter))
+    if feedback := context.state.get("feedback"):
+        rows.append(("feedback", counted(feedback["lines"], "line")))
     if data:
         learned = counted(data["examples"], "example")
         rows.append(("data", f"{learned}, {data['held_out']:,} held out ({data['format']})"))
         if data["bad_rows"]:
             rows.append(("passed over", counted(data["bad_rows"], "bad row")))
+        if data.get("unanswered"):
+            rows.append(("unanswered", counted(data["unanswered"], "question")))
     if trained:
         rows += [
             ("trained", f"{counted(trained['steps'], 'step')}, {trained['tokens']:,} tokens"),
@@ -68,10 +72,13 @@ def summary(recipe: Recipe, result: Result, *, coloured: bool) -> str:
         lines += ["", table([judged, "before", "after"], figures, coloured=coloured, right=(1, 2))]
     rounds = _rounds(context.metrics)
     if rounds:
-        titles = ["round", "as taught", "others unchanged", "refused"]
-        lines += ["", table(titles, rounds, coloured=coloured, right=(0, 1, 2))]
+        head = ["round", "lessons held", "other answers unchanged", "checks"]
+        lines += ["", table(head, rounds, coloured=coloured, right=(1, 2))]
     if adapter:
         lines += ["", f"In the chat: /adapters load {adapter}"]
+    elif recipe.kind == "reward":
+        run = context.metadata.run_id
+        lines += ["", f"To train for it: shammah train rl --reward {run} --data ..."]
     return "\n".join(lines)
 
 
@@ -105,18 +112,21 @@ def _figures(metrics: Any) -> list[list[str]]:
     ]
 
 
-def _rounds(metrics: Any) -> list[list[str]]:
-    """What each round of feedback came to."""
-    rows: list[list[str]] = []
-    for number in itertools.count(1):
-        found = {
-            name: metrics.get(f"round {number}/{name}")
-            for name in ("as_taught", "unchanged", "refused")
-        }
-        if found["as_taught"] is None:
-            return rows
-        shares = ["" if found[name] is None else f"{found[name]:.0%}" for name in list(found)[:2]]
-        rows.append([str(number), *shares, "yes" if found["refused"] else ""])
+def _rounds(metrics: Mapping[str, float]) -> list[list[str]]:
+    """Of feedback that was learned in rounds, what each came to."""
+    rows = []
+    number = 1
+    while (held := metrics.get(f"round {number}/as_taught")) is not None:
+        unchanged = metrics.get(f"round {number}/unchanged")
+        rows.append(
+            [
+                str(number),
+                f"{held:.0%}",
+                "" if unchanged is None else f"{unchanged:.0%}",
+                "failed" if metrics.get(f"round {number}/refused") else "passed",
+            ]
+        )
+        number += 1
     return rows
 
 
