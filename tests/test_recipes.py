@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import LESSONS_ALONE, shammah, shammah_json
+from command import shammah, shammah_json
 from terminal import CTRL_C, Terminal
 
 from shammah.recipes.launching import recipe_of
@@ -369,25 +369,6 @@ def test_a_reward_model_is_made_and_rewards(tmp_path: Path) -> None:
     # Its own teacher: there is nothing to learn.
     assert abs(said["metrics"]["before/reverse_kl"]) < 0.05
     assert len(shammah_json(tmp_path, "adapters", "list")) == 2
-
-
-def test_feedback_in_rounds(tmp_path: Path) -> None:
-    lines = [
-        {"query": "What is my project called?", "correction": "It is called Zeno."},
-        {"query": "Who reviews my pull requests?", "correction": "Marta reviews them."},
-    ]
-    data = tmp_path / "lessons.jsonl"
-    data.write_text("\n".join(json.dumps({**line, "rating": "critical"}) for line in lines))
-    settings = ",".join(f"{name}={value}" for name, value in LESSONS_ALONE.items())
-    arguments = ("--data", str(data), "--per-round", "1", "--settings", settings, "--name", "z")
-    done = shammah(tmp_path, "train", "feedback", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "others unchanged" in done.stdout and "    2       100%" in done.stdout
-    # The user's own chat is as it was: the lessons were learned aside.
-    assert shammah_json(tmp_path, "feedback", "list") == []
-    assert shammah_json(tmp_path, "adapters", "show", "z")["name"] == "z"
-    asked = shammah(tmp_path, "ask", "--adapter", "z", "Who reviews my pull requests?")
-    assert asked.stdout == "Marta reviews them.\n"
 
 
 def test_gsm8k(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
