@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from shammah.datasets import ChatExample as ChatExample
     from shammah.datasets import open_dataset as open_dataset
     from shammah.errors import ShammahError as ShammahError
+    from shammah.errors import WorkflowError as WorkflowError
     from shammah.evaluation.quality import validate_quality as validate_quality
     from shammah.evaluation.registry import register as register_scorer
     from shammah.evaluation.registry import scorer as scorer
+    from shammah.evaluation.report import report as report
     from shammah.evaluation.runner import evaluate as evaluate
+    from shammah.evaluation.scorer import Score as Score
     from shammah.messages import Message as Message
     from shammah.messages import assistant as assistant_message
     from shammah.messages import system as system_message
@@ -42,15 +45,18 @@ if TYPE_CHECKING:
     from shammah.recipes.sft import SupervisedFineTuning as SupervisedFineTuning
     from shammah.recipes.stage import Stage as Stage
     from shammah.recipes.stage import stage as stage
+    from shammah.recipes.training_recipe import LoraConfig as LoraConfig
     from shammah.recipes.workflow import Workflow as Workflow
     from shammah.recipes.workflow import conditional as conditional
     from shammah.recipes.workflow import loop as loop
     from shammah.recipes.workflow import parallel as parallel
     from shammah.recipes.workflow import stream_loop as stream_loop
     from shammah.recipes.workflow import workflow as workflow
+    from shammah.renderers.base import Renderer as Renderer
     from shammah.renderers.registry import register as register_renderer
     from shammah.settings import ModelSettings as ModelSettings
     from shammah.settings import Settings as Settings
+    from shammah.tracking.loggers.base import RunLogger as RunLogger
     from shammah.tracking.loggers.opening import register as register_logger
     from shammah.training.hooks import register as register_hook
     from shammah.training.losses import register as register_loss
@@ -70,6 +76,7 @@ _PLACES = {
     "Factory": "shammah.recipes.context:Factory",
     "FeedbackLoop": "shammah.recipes.feedback_loop:FeedbackLoop",
     "load_base_model": "shammah.models.load:load_base_model",
+    "LoraConfig": "shammah.recipes.training_recipe:LoraConfig",
     "loop": "shammah.recipes.workflow:loop",
     "Message": "shammah.messages:Message",
     "ModelSettings": "shammah.settings:ModelSettings",
@@ -82,9 +89,13 @@ _PLACES = {
     "register_renderer": "shammah.renderers.registry:register",
     "register_scorer": "shammah.evaluation.registry:register",
     "Reinforcement": "shammah.recipes.reinforcement:Reinforcement",
+    "Renderer": "shammah.renderers.base:Renderer",
+    "report": "shammah.evaluation.report:report",
     "Result": "shammah.recipes.running:Result",
     "RewardModeling": "shammah.recipes.reward:RewardModeling",
+    "RunLogger": "shammah.tracking.loggers.base:RunLogger",
     "run": "shammah.recipes.running:run",
+    "Score": "shammah.evaluation.scorer:Score",
     "scorer": "shammah.evaluation.registry:scorer",
     "Settings": "shammah.settings:Settings",
     "ShammahError": "shammah.errors:ShammahError",
@@ -97,6 +108,7 @@ _PLACES = {
     "validate_quality": "shammah.evaluation.quality:validate_quality",
     "Workflow": "shammah.recipes.workflow:Workflow",
     "workflow": "shammah.recipes.workflow:workflow",
+    "WorkflowError": "shammah.errors:WorkflowError",
 }
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shammah.recipes.backends import Backends
     from shammah.recipes.material import Material
     from shammah.recipes.place import RunPlace
+    from shammah.recipes.preview import Preview
     from shammah.recipes.workflow import Workflow
     from shammah.training.local_client import LocalTrainingClient
     from shammah.training.loops.method import Method
@@ -26,7 +27,7 @@ MOST_EVALUATIONS = 20
 EPOCHS, FEWEST_STEPS = 3, 60
 
 
-class RecipeLora(LoraSettings):
+class LoraConfig(LoraSettings):
     """The adapter of a recipe: in all layers, as its data can be about anything."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -65,7 +66,7 @@ class TrainingRecipe(Recipe, LoopSettings):
 
     adapter: str = ""
     """An adapter of the library to go on from; empty begins with a fresh one."""
-    lora: RecipeLora = RecipeLora()
+    lora: LoraConfig = LoraConfig()
 
     format: str = ""
     """What its rows are: gsm8k, scifact, fever, chat, prompt-completion, preference, or your own
@@ -167,6 +168,17 @@ class TrainingRecipe(Recipe, LoopSettings):
 
         super().check(paths)
         check_training(self, paths)
+
+    async def preview(self, *, paths: Paths | None = None) -> Preview:
+        """What a run would train, found out without training or writing anything.
+
+        Raises:
+            ShammahError: whatever would keep the run from beginning.
+        """
+        from shammah.paths import Paths
+        from shammah.recipes.preview import preview
+
+        return await preview(self, paths or Paths.default())
 
     async def lessons(self, material: Material, client: TrainingClient) -> list[dict[str, Any]]:
         """What the adapter is said to have been taught, as `LessonRecord` has it; with any it

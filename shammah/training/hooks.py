@@ -16,12 +16,13 @@ names, no model, and imports torch where it computes.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
 
 from shammah.errors import ShammahError, TrainingError
 from shammah.tracking.telemetry import emit
@@ -282,18 +283,27 @@ HOOKS: dict[str, Callable[[], Hook]] = {
 }
 
 
-def register(name: str, make: Callable[[], Hook]) -> None:
+Look: TypeAlias = Callable[[Gradients], "Report | Mapping[str, float] | None"]
+"""A hook as a function: figures of the gradients, a report, or nothing."""
+
+
+def register(name: str, made: Look | Callable[[], Hook]) -> None:
     """Give a hook a name.
 
     Args:
-        make: what makes it, such as its class, or `lambda: Custom(name, function)`.
+        made: a function of the gradients that gives figures; or what makes a hook and takes
+            nothing, such as its class.
 
     Raises:
         TrainingError: the name is taken.
     """
     if name in HOOKS:
         raise TrainingError(f"There is a gradient hook {name} already.")
-    HOOKS[name] = make
+    if inspect.signature(made).parameters:
+        look = cast("Look", made)
+        HOOKS[name] = lambda: Custom(name, look)
+    else:
+        HOOKS[name] = cast("Callable[[], Hook]", made)
 
 
 def make_hooks(specs: Sequence[str]) -> list[Hook]:
