@@ -12,15 +12,70 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "DPO",
+    "Assistant",
+    "Backends",
+    "ChatExample",
+    "Context",
+    "Distillation",
+    "Factory",
+    "FeedbackLoop",
+    "Gradients",
+    "LoraConfig",
+    "Message",
+    "ModelSettings",
+    "Paths",
+    "Reinforcement",
+    "Renderer",
+    "Result",
+    "RewardModeling",
+    "RunIdentity",
+    "RunLogger",
+    "Score",
+    "Settings",
+    "ShammahError",
+    "Stage",
+    "SupervisedFineTuning",
+    "Workflow",
+    "WorkflowError",
+    "assistant_message",
+    "conditional",
+    "describe",
+    "dry_run",
+    "evaluate",
+    "load_base_model",
+    "loop",
+    "open_dataset",
+    "parallel",
+    "register_hook",
+    "register_logger",
+    "register_loss",
+    "register_renderer",
+    "register_scorer",
+    "report",
+    "run",
+    "scorer",
+    "stage",
+    "stream_loop",
+    "system_message",
+    "user_message",
+    "validate_quality",
+    "workflow",
+]
+
 if TYPE_CHECKING:
     from shammah.assistant import Assistant as Assistant
     from shammah.datasets import ChatExample as ChatExample
     from shammah.datasets import open_dataset as open_dataset
     from shammah.errors import ShammahError as ShammahError
+    from shammah.errors import WorkflowError as WorkflowError
     from shammah.evaluation.quality import validate_quality as validate_quality
     from shammah.evaluation.registry import register as register_scorer
     from shammah.evaluation.registry import scorer as scorer
+    from shammah.evaluation.report import report as report
     from shammah.evaluation.runner import evaluate as evaluate
+    from shammah.evaluation.scorer import Score as Score
     from shammah.messages import Message as Message
     from shammah.messages import assistant as assistant_message
     from shammah.messages import system as system_message
@@ -42,12 +97,14 @@ if TYPE_CHECKING:
     from shammah.recipes.sft import SupervisedFineTuning as SupervisedFineTuning
     from shammah.recipes.stage import Stage as Stage
     from shammah.recipes.stage import stage as stage
+    from shammah.recipes.training_recipe import LoraConfig as LoraConfig
     from shammah.recipes.workflow import Workflow as Workflow
     from shammah.recipes.workflow import conditional as conditional
     from shammah.recipes.workflow import loop as loop
     from shammah.recipes.workflow import parallel as parallel
     from shammah.recipes.workflow import stream_loop as stream_loop
     from shammah.recipes.workflow import workflow as workflow
+    from shammah.renderers.base import Renderer as Renderer
     from shammah.renderers.registry import register as register_renderer
     from shammah.settings import ModelSettings as ModelSettings
     from shammah.settings import Settings as Settings
@@ -74,6 +131,7 @@ _PLACES = {
     "FeedbackLoop": "shammah.recipes.feedback_loop:FeedbackLoop",
     "Gradients": "shammah.training.hooks:Gradients",
     "load_base_model": "shammah.models.load:load_base_model",
+    "LoraConfig": "shammah.recipes.training_recipe:LoraConfig",
     "loop": "shammah.recipes.workflow:loop",
     "Message": "shammah.messages:Message",
     "ModelSettings": "shammah.settings:ModelSettings",
@@ -86,11 +144,14 @@ _PLACES = {
     "register_renderer": "shammah.renderers.registry:register",
     "register_scorer": "shammah.evaluation.registry:register",
     "Reinforcement": "shammah.recipes.reinforcement:Reinforcement",
+    "Renderer": "shammah.renderers.base:Renderer",
+    "report": "shammah.evaluation.report:report",
     "Result": "shammah.recipes.running:Result",
     "RewardModeling": "shammah.recipes.reward:RewardModeling",
+    "RunLogger": "shammah.tracking.loggers.base:RunLogger",
     "run": "shammah.recipes.running:run",
     "RunIdentity": "shammah.tracking.loggers.base:RunIdentity",
-    "RunLogger": "shammah.tracking.loggers.base:RunLogger",
+    "Score": "shammah.evaluation.scorer:Score",
     "scorer": "shammah.evaluation.registry:scorer",
     "Settings": "shammah.settings:Settings",
     "ShammahError": "shammah.errors:ShammahError",
@@ -103,6 +164,7 @@ _PLACES = {
     "validate_quality": "shammah.evaluation.quality:validate_quality",
     "Workflow": "shammah.recipes.workflow:Workflow",
     "workflow": "shammah.recipes.workflow:workflow",
+    "WorkflowError": "shammah.errors:WorkflowError",
 }
 
 
@@ -116,12 +178,14 @@ __all__ = [
     "Factory",
     "FeedbackLoop",
     "Gradients",
+    "Gradients",
     "Message",
     "ModelSettings",
     "Paths",
     "Reinforcement",
     "Result",
     "RewardModeling",
+    "RunIdentity",
     "RunIdentity",
     "RunLogger",
     "Settings",

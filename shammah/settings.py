@@ -40,22 +40,22 @@ class ModelSettings(Section):
     name: str = "embedded"
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    renderer: str = Field("auto", min_length=1)
+    renderer: str = Field(default="auto", min_length=1)
     """How conversations are written for it; `shammah.renderers.registry` knows the names. One of
     your own is `file.py:name`, with the whole path."""
-    threads: int = Field(0, ge=0, le=1024)
+    threads: int = Field(default=0, ge=0, le=1024)
     """Threads for the chat's own computing; 0 leaves the choice to torch."""
 
 
 class GenerationSettings(Section):
     """How an answer is drawn from the model."""
 
-    max_tokens: int = Field(512, ge=1, le=1_000_000)
-    temperature: float = Field(0.0, ge=0.0, le=10.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0)
-    repetition_penalty: float = Field(1.0, ge=1.0, le=10.0)
-    seed: int | None = Field(None, ge=0)
+    max_tokens: int = Field(default=512, ge=1, le=1_000_000)
+    temperature: float = Field(default=0.0, ge=0.0, le=10.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    repetition_penalty: float = Field(default=1.0, ge=1.0, le=10.0)
+    seed: int | None = Field(default=None, ge=0)
 
 
 class ChatSettings(Section):
@@ -69,11 +69,11 @@ class ChatSettings(Section):
 class FeedbackSettings(Section):
     """What ratings weigh and when they start a training job."""
 
-    critical: float = Field(10.0, gt=0, le=1e6)
-    medium: float = Field(3.0, gt=0, le=1e6)
-    good: float = Field(1.0, gt=0, le=1e6)
-    capacity: int = Field(100, ge=1, le=100_000)
-    threshold: float = Field(10.0, gt=0)
+    critical: float = Field(default=10.0, gt=0, le=1e6)
+    medium: float = Field(default=3.0, gt=0, le=1e6)
+    good: float = Field(default=1.0, gt=0, le=1e6)
+    capacity: int = Field(default=100, ge=1, le=100_000)
+    threshold: float = Field(default=10.0, gt=0)
     threshold_by: Literal["count", "weight"] = "count"
     auto_train: bool = True
 
@@ -85,12 +85,12 @@ class FeedbackSettings(Section):
 class LoraSettings(Section):
     """Shape of the adapter (Hu et al. 2021, arXiv 2106.09685; rsLoRA arXiv 2312.03732)."""
 
-    rank: int = Field(16, ge=1, le=1024)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    rank: int = Field(default=16, ge=1, le=1024)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     target_modules: Literal["auto", "mlp", "all-linear"] | list[str] = "mlp"
     rslora: bool = False
-    layers: float = Field(0.33, gt=0.0, le=1.0)
+    layers: float = Field(default=0.33, gt=0.0, le=1.0)
     """Share of the model's layers, from the top, that the adapter is in. What the layers below say
     about an example is computed once, not in every step."""
 
@@ -106,40 +106,40 @@ class TrainingSettings(Section):
     """How a job trains."""
 
     preset: Literal["lessons", "classic"] = "lessons"
-    learning_rate: float = Field(0.0, ge=0, le=1.0)
+    learning_rate: float = Field(default=0.0, ge=0, le=1.0)
     """0 chooses by the model's width."""
-    epochs: int = Field(100, ge=1, le=10_000)
-    max_steps: int = Field(0, ge=0)
+    epochs: int = Field(default=100, ge=1, le=10_000)
+    max_steps: int = Field(default=0, ge=0)
     """Optimiser steps at most; 0 means epochs alone decide."""
-    batch_size: int = Field(24, ge=1, le=4096)
-    accumulation: int = Field(1, ge=1, le=4096)
+    batch_size: int = Field(default=24, ge=1, le=4096)
+    accumulation: int = Field(default=1, ge=1, le=4096)
     """Batches whose gradients are summed before one optimiser step."""
-    micro_batch_tokens: int = Field(0, ge=0)
+    micro_batch_tokens: int = Field(default=0, ge=0)
     """Tokens computed at once: memory grows with it, results do not change. 0 chooses by the
     model's size."""
-    max_length: int = Field(1024, ge=8)
+    max_length: int = Field(default=1024, ge=8)
     """Tokens of one example at most; the oldest turns go first, the answer never."""
-    context_turns: int = Field(1, ge=0)
+    context_turns: int = Field(default=1, ge=0)
     """Turns before a lesson's question that it is also learned after; the question by itself always
     is."""
-    rephrasings: int = Field(12, ge=0, le=20)
+    rephrasings: int = Field(default=12, ge=0, le=20)
     """Other wordings of each lesson's question, made by rules, that are learned with it."""
-    near_misses: int = Field(1, ge=0, le=10)
+    near_misses: int = Field(default=1, ge=0, le=10)
     """Questions that look like a lesson's and ask something else, made by rules, whose answers are
     kept as they are."""
-    warmup_steps: int = Field(3, ge=0)
+    warmup_steps: int = Field(default=3, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
     domain: str = ""
     """What the adapters of the next jobs are for; empty is nothing in particular."""
-    replay: float = Field(0.33, ge=0.0, lt=1.0)
+    replay: float = Field(default=0.33, ge=0.0, lt=1.0)
     """Share of each batch drawn from earlier lessons and from the model's anchors."""
-    anchor_tokens: int = Field(8, ge=0, le=256)
+    anchor_tokens: int = Field(default=8, ge=0, le=256)
     """How many of the likeliest tokens of the base are held at each position of an anchor (a KL
     term to the base); 0 holds the words alone."""
     hold: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1e6)] = "auto"
@@ -148,23 +148,23 @@ class TrainingSettings(Section):
     adapters.scope leaves those far from its lessons to the base."""
     stop_when_learned: bool = True
     """End as soon as every lesson is answered as taught (greedy decoding)."""
-    patience: int = Field(25, ge=0)
+    patience: int = Field(default=25, ge=0)
     """Where it ends when learned, end too after so many steps in which no further wording was; 0
     goes on until the epochs are over."""
     mode: Literal["continue", "delta", "fresh"] = "continue"
     """continue trains the active adapter further; delta keeps it as it is and trains a small
     difference beside it, which can be taken out again; fresh trains every lesson that stands anew
     from the base model."""
-    max_rank: int = Field(64, ge=2, le=4096)
+    max_rank: int = Field(default=64, ge=2, le=4096)
     """With delta: where the rank would grow beyond this, the earlier rounds are recompressed."""
     hooks: list[str] = []
     """What looks at the gradients of each step: norm, distribution, flow, health."""
-    checkpoint_every: int = Field(20, ge=1)
-    seed: int = Field(0, ge=0)
-    threads: int = Field(0, ge=0, le=1024)
+    checkpoint_every: int = Field(default=20, ge=1)
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     """Threads of the worker process; 0 chooses by the model's size."""
-    nice: int = Field(10, ge=0, le=19)
-    timeout_minutes: float = Field(120.0, gt=0)
+    nice: int = Field(default=10, ge=0, le=19)
+    timeout_minutes: float = Field(default=120.0, gt=0)
 
     @field_validator("hooks")
     @classmethod
@@ -187,17 +187,17 @@ class AdaptersSettings(Section):
     """What happens to a trained adapter."""
 
     activate: Literal["gate", "always", "never"] = "gate"
-    max_kept: int = Field(20, ge=0, le=100_000)
+    max_kept: int = Field(default=20, ge=0, le=100_000)
     """Adapters of each base model that are kept; 0 keeps all."""
     routing: Literal["off", "domain"] = "off"
     """Whether a question that is near to the lessons of an adapter with a domain goes to it."""
-    routing_threshold: float = Field(0.5, ge=0.0, le=1.0)
+    routing_threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     """How near, as a cosine."""
     scope: Literal["lessons", "all"] = "lessons"
     """Which questions the active adapter answers: those near to its lessons, or all of them."""
-    scope_threshold: float = Field(0.5, ge=0.0, le=1.0)
+    scope_threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     """How near, as a cosine."""
-    embedding: str = Field("base", min_length=1)
+    embedding: str = Field(default="base", min_length=1)
     """What measures nearness: the base model's own hidden states, or a sentence encoder."""
 
 
@@ -205,12 +205,12 @@ class TrackingSettings(Section):
     """Where training is written down beside the run's own files."""
 
     loggers: list[LoggerName] = []
-    project: str = Field("shammah", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    name: str = Field("", max_length=128)
+    project: str = Field(default="shammah", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    name: str = Field(default="", max_length=128)
     """What a run is called there; empty is the job's own name."""
-    group: str = Field("", max_length=128)
+    group: str = Field(default="", max_length=128)
     tags: list[str] = []
-    run_id: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
+    run_id: str = Field(default="", pattern=r"^[A-Za-z0-9_-]{0,64}$")
     """Go on with the run of this id; empty gives each job one of its own."""
     online: bool = False
     """Whether tools that have a server may send to it."""
@@ -227,9 +227,9 @@ class LoggingSettings(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
-    max_bytes: int = Field(1_000_000, ge=10_000, le=1_000_000_000)
+    max_bytes: int = Field(default=1_000_000, ge=10_000, le=1_000_000_000)
     """A larger file is put aside and a new one begun."""
-    files: int = Field(2, ge=1, le=100)
+    files: int = Field(default=2, ge=1, le=100)
     """How many of those are kept."""
 
 

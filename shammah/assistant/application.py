@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from shammah.assistant.answers import AnswerHandle
 from shammah.assistant.exporting import open_export
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from shammah.learning.queue import Job
     from shammah.learning.supervisor import Trainer
     from shammah.models.describe import ModelDescription
+    from shammah.ports.completer import MessageCompleter
     from shammah.tracking.otel import ChatExport
 
 log = logging.getLogger("shammah")
@@ -47,11 +48,11 @@ RETRY_TEMPERATURE, RETRY_TOP_P = 0.7, 0.9
 
 
 class Assistant:
-    """Ask, rate, train, swap.
+    """Ask, rate, train, swap. `async with` it, or `start` and `close` it.
 
     Args:
-        settings: what is configured.
-        paths: where data lives.
+        settings: what is configured; None takes the settings file of `paths`.
+        paths: where data lives; None is the user's own place.
         on_notice: called on the event loop with what the user should read.
         on_change: called on the event loop when `status` has changed.
         train: run queued jobs in the background.
@@ -60,16 +61,20 @@ class Assistant:
 
     def __init__(
         self,
-        settings: Settings,
-        paths: Paths,
+        settings: Settings | None = None,
+        paths: Paths | None = None,
         *,
         on_notice: Callable[[Notice], None] | None = None,
         on_change: Callable[[], None] | None = None,
         train: bool = True,
         adapter: str | None = None,
     ) -> None:
+        self.paths = paths or Paths.default()
+        if settings is None:
+            from shammah.settings_file import load
+
+            settings = load(self.paths.config_file)
         self.settings = settings
-        self.paths = paths
         self.session = uuid.uuid4().hex[:12]
         self.conversation: Conversation = ()
         self.last_exchange: Exchange | None = None
@@ -78,7 +83,7 @@ class Assistant:
         self._on_notice = on_notice or (lambda notice: None)
         self._on_change = on_change or (lambda: None)
         self._train = train
-        self._live = LiveModel(on_notice=self._on_notice, paths=paths, fixed_adapter=adapter)
+        self._live = LiveModel(on_notice=self._on_notice, paths=self.paths, fixed_adapter=adapter)
         self._trainer: Trainer | None = None
         self._opening: asyncio.Task[Workspace] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -138,6 +143,13 @@ class Assistant:
         if self._opening is not None:
             with contextlib.suppress(ShammahError):
                 (await self._opening).close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
 
     @property
     def status(self) -> Status:
@@ -247,6 +259,38 @@ class Assistant:
             _, engine = self._live.require()
             async with self._priority():
                 return await asyncio.to_thread(engine.generate, conversation, params)
+
+    async def completer(
+        self,
+        adapter: str | None = None,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> MessageCompleter:
+        """The base model, or an adapter of the library on it, for `evaluation.runner.evaluate`:
+        beside the running conversation, which does not know of it.
+
+        Args:
+            adapter: by name; None is the base model, whatever is active.
+            temperature: 0 takes the likeliest token.
+            seed: of drawing; each answer is drawn from it.
+
+        Raises:
+            AdapterNotFoundError, AdapterInvalidError: it cannot be used with this base model.
+            ModelError: the model cannot be loaded.
+        """
+        from shammah.assistant.comparison import ready_aside
+        from shammah.generation.engine_batch import EngineCompleter
+        from shammah.ports.llm_client import ChatParams
+
+        await self.ready()
+        workspace = await self.workspace()
+        base, engine = self._live.require()
+        found = None if adapter is None else await asyncio.to_thread(workspace.library.get, adapter)
+        state = await asyncio.to_thread(ready_aside, base, engine, found)
+        params = ChatParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
+        return EngineCompleter(engine, state, params)
 
     def _params(self, *, again: bool) -> GenerationParams:
         from shammah.generation.params import from_settings

@@ -52,15 +52,15 @@ class Distillation(TrainingRecipe):
     """answers: learn what the teacher answers. distribution: match its likeliest tokens at each
     token of the data's own answers (local teachers). on-policy: the student answers, and the
     teacher says how likely it finds each token (the same tokenizer)."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Answers of a step; on-policy, prompts of a draw."""
-    group: int = Field(4, ge=1)
+    group: int = Field(default=4, ge=1)
     """On-policy: answers to each prompt."""
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(default=256, ge=1)
     """Tokens of an answer at most."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """Of whoever answers."""
-    top_k: int = Field(32, ge=1)
+    top_k: int = Field(default=32, ge=1)
     """Of a distribution: so many of the likeliest tokens; all others count as one more."""
     direction: Literal["forward", "reverse"] = "forward"
     """Of the divergence of distributions: from the teacher to the student, or the other way."""

@@ -48,11 +48,11 @@ class FeedbackLoop(Recipe):
     kind: ClassVar[str] = "feedback"
     purpose: ClassVar[str] = "learn feedback in rounds, and see what is held"
 
-    per_round: int = Field(10, ge=1)
+    per_round: int = Field(default=10, ge=1)
     """Lines of feedback that each round learns."""
-    rounds: int = Field(0, ge=0)
+    rounds: int = Field(default=0, ge=0)
     """Rounds at most; 0 goes through all of the data."""
-    asked: int = Field(100, ge=1)
+    asked: int = Field(default=100, ge=1)
     """Lessons that are asked again after each round, the newest ones."""
     settings: dict[str, str] = Field(default_factory=dict)
     """Settings instead of your own, as NAME=VALUE with commas between:

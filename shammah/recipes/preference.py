@@ -24,9 +24,9 @@ class DPO(TrainingRecipe):
     rate_share: ClassVar[float] = 0.5
     figure: ClassVar[tuple[str, bool]] = ("loss", True)
 
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Pairs of a pass."""
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     """Passes of an optimiser step."""
     loss: str = "dpo:beta=0.1"
     """dpo, dpo:variant=ipo, dpo:supervised=0.2, kto, npo, or a mixture with dpo."""

@@ -56,7 +56,7 @@ class Recipe(BaseModel):
     plugins: tuple[str, ...] = ()
     """Your own Python files or modules to import first, with commas between: they can register
     losses, hooks, renderers, loggers and scorers."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Of the order and of all that is drawn."""
 
     @field_validator("loggers", "plugins", mode="before")

@@ -38,23 +38,23 @@ class Reinforcement(TrainingRecipe):
     reward: str
     """What an answer is worth: a scorer by name (`numeric`, `exact_match`, `regex:^Yes`), your own
     `file.py:function` of the answer and the example, or a run of `shammah train reward`."""
-    prompts: int = Field(4, ge=1)
+    prompts: int = Field(default=4, ge=1)
     """Examples that a draw takes."""
-    group: int = Field(8, ge=2)
+    group: int = Field(default=8, ge=2)
     """Answers to each of them."""
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(default=256, ge=1)
     """Tokens of an answer at most."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Of the drawing."""
     loss: str = "importance_sampling"
     """importance_sampling, ppo, or ppo:clip_high=0.28."""
-    inner_epochs: int = Field(1, ge=1)
+    inner_epochs: int = Field(default=1, ge=1)
     """Optimiser steps with each draw; more than one wants ppo."""
     divide_by_std: bool = False
     """Divide advantages by the standard deviation of their group's rewards."""
     kl: Literal["none", "reward", "loss"] = "none"
     """How the base is held to: not, by a price on the reward, or by a term of the loss."""
-    kl_weight: float = Field(0.05, ge=0)
+    kl_weight: float = Field(default=0.05, ge=0)
     """How much."""
 
     @classmethod

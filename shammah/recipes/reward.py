@@ -26,9 +26,9 @@ class RewardModeling(TrainingRecipe):
     rate_share: ClassVar[float] = 0.5
     figure: ClassVar[tuple[str, bool]] = ("loss", True)
 
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Pairs of a pass."""
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     """Passes of an optimiser step."""
     loss: str = "reward_bradley_terry"
     """Of pairs of scores; `reward_bradley_terry:center=0.01` holds them near zero."""

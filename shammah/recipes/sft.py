@@ -30,7 +30,7 @@ class SupervisedFineTuning(TrainingRecipe):
     purpose: ClassVar[str] = "learn the answers of a data set"
     figure: ClassVar[tuple[str, bool]] = ("nll_per_token", True)
 
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Examples of an optimiser step."""
     loss: str = "cross_entropy"
     """A loss by name, or a mixture: `0.9 cross_entropy, 0.1 chirality`."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shammah.recipes.backends import Backends
     from shammah.recipes.material import Material
     from shammah.recipes.place import RunPlace
+    from shammah.recipes.preview import Preview
     from shammah.recipes.workflow import Workflow
     from shammah.training.local_client import LocalTrainingClient
     from shammah.training.loops.method import Method
@@ -26,22 +27,22 @@ MOST_EVALUATIONS = 20
 EPOCHS, FEWEST_STEPS = 3, 60
 
 
-class RecipeLora(LoraSettings):
+class LoraConfig(LoraSettings):
     """The adapter of a recipe: in all layers, as its data can be about anything."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    rank: int = Field(16, ge=1, le=1024)
+    rank: int = Field(default=16, ge=1, le=1024)
     """Rank of the matrices A and B."""
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """The change is scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the inputs of A that is left out in each step."""
     target_modules: Literal["auto", "mlp", "all-linear"] | list[str] = "all-linear"
     """auto, mlp, all-linear, or the names of modules with commas."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank)."""
-    layers: float = Field(1.0, gt=0.0, le=1.0)
+    layers: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of the model's layers, from the top, that it is in; below them nothing is computed
     twice."""
 
@@ -65,7 +66,7 @@ class TrainingRecipe(Recipe, LoopSettings):
 
     adapter: str = ""
     """An adapter of the library to go on from; empty begins with a fresh one."""
-    lora: RecipeLora = RecipeLora()
+    lora: LoraConfig = LoraConfig()
 
     format: str = ""
     """What its rows are: gsm8k, scifact, fever, chat, prompt-completion, prompt, preference, or
@@ -74,32 +75,32 @@ class TrainingRecipe(Recipe, LoopSettings):
     """Options of the format, as NAME=VALUE with commas between."""
     split: str = ""
     """Which split, where there are several."""
-    limit: int = Field(0, ge=0)
+    limit: int = Field(default=0, ge=0)
     """Rows at most; 0 takes all."""
     skip_bad: bool = False
     """Pass over rows that cannot be read, instead of ending with an error."""
     held_out: float | str = 0.1
     """What is evaluated on and not learned: a share of the rows (none of fewer than 30, 500 at
     most), a number of them, or another file. Where nothing is, what was learned is looked at."""
-    max_length: int = Field(0, ge=0)
+    max_length: int = Field(default=0, ge=0)
     """Tokens of an example at most; longer ones are left out. 0 takes what the model can read."""
 
-    epochs: int = Field(0, ge=0)
+    epochs: int = Field(default=0, ge=0)
     """How often all examples are gone through; 0 is three times, and oftener where that makes fewer
     than 60 steps."""
-    learning_rate: float = Field(0.0, ge=0, le=1.0)
+    learning_rate: float = Field(default=0.0, ge=0, le=1.0)
     """The highest one; 0 chooses by the model's width."""
-    evaluate_every: int = Field(0, ge=0)
+    evaluate_every: int = Field(default=0, ge=0)
     """Steps between evaluations; 0 is once an epoch, and twenty times at most. One before the first
     step, and one after the last, always."""
-    checkpoint_every: int = Field(CHECKPOINT_EVERY, ge=0)
+    checkpoint_every: int = Field(default=CHECKPOINT_EVERY, ge=0)
     """Steps between checkpoints; 0 writes one where it is stopped and at the end."""
     best_metric: str = "auto"
     """The figure of evaluations that tells the best adapter: auto is the recipe's own, empty keeps
     none."""
     restore_best: bool = True
     """End with the best adapter in place of the last."""
-    micro_batch_tokens: int = Field(0, ge=0)
+    micro_batch_tokens: int = Field(default=0, ge=0)
     """Tokens computed at once; 0 chooses by the model's size."""
     hooks: tuple[str, ...] = ()
     """What looks at gradients: norm, distribution, flow, health, with commas between."""
@@ -167,6 +168,17 @@ class TrainingRecipe(Recipe, LoopSettings):
 
         super().check(paths)
         check_training(self, paths)
+
+    async def preview(self, *, paths: Paths | None = None) -> Preview:
+        """What a run would train, found out without training or writing anything.
+
+        Raises:
+            ShammahError: whatever would keep the run from beginning.
+        """
+        from shammah.paths import Paths
+        from shammah.recipes.preview import preview
+
+        return await preview(self, paths or Paths.default())
 
     async def lessons(self, material: Material, client: TrainingClient) -> list[dict[str, Any]]:
         """What the adapter is said to have been taught, as `LessonRecord` has it; with any it
