@@ -63,6 +63,7 @@ __all__ = [
     "validate_quality",
     "workflow",
 ]
+"""For type checkers, which do not take names that were given another one for public."""
 
 if TYPE_CHECKING:
     from shammah.assistant import Assistant as Assistant
@@ -166,58 +167,6 @@ _PLACES = {
     "workflow": "shammah.recipes.workflow:workflow",
     "WorkflowError": "shammah.errors:WorkflowError",
 }
-
-
-__all__ = [
-    "DPO",
-    "Assistant",
-    "Backends",
-    "ChatExample",
-    "Context",
-    "Distillation",
-    "Factory",
-    "FeedbackLoop",
-    "Gradients",
-    "Gradients",
-    "Message",
-    "ModelSettings",
-    "Paths",
-    "Reinforcement",
-    "Result",
-    "RewardModeling",
-    "RunIdentity",
-    "RunIdentity",
-    "RunLogger",
-    "Settings",
-    "ShammahError",
-    "Stage",
-    "SupervisedFineTuning",
-    "Workflow",
-    "__version__",
-    "assistant_message",
-    "conditional",
-    "describe",
-    "dry_run",
-    "evaluate",
-    "load_base_model",
-    "loop",
-    "open_dataset",
-    "parallel",
-    "register_hook",
-    "register_logger",
-    "register_loss",
-    "register_renderer",
-    "register_scorer",
-    "run",
-    "scorer",
-    "stage",
-    "stream_loop",
-    "system_message",
-    "user_message",
-    "validate_quality",
-    "workflow",
-]
-"""For type checkers, which do not take names that were given another one for public."""
 
 
 def __getattr__(name: str) -> Any:
