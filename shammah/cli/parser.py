@@ -431,8 +431,8 @@ def _format(parser: Parser) -> None:
     parser.add_argument(
         "--format",
         metavar="NAME",
-        help="scifact, fever, gsm8k, prompt_completion, chat, preference, or module:function; "
-        "told by the columns if not given",
+        help="scifact, fever, gsm8k, prompt_completion, chat, preference, feedback, or "
+        "module:function; told by the columns if not given",
     )
     parser.add_argument(
         "--option",
