@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from shammah.datasets import ChatExample as ChatExample
     from shammah.datasets import open_dataset as open_dataset
     from shammah.errors import ShammahError as ShammahError
+    from shammah.evaluation.local_completer import local_completer as local_completer
     from shammah.evaluation.quality import validate_quality as validate_quality
     from shammah.evaluation.registry import register as register_scorer
     from shammah.evaluation.registry import scorer as scorer
+    from shammah.evaluation.report import report as report
     from shammah.evaluation.runner import evaluate as evaluate
     from shammah.messages import Message as Message
     from shammah.messages import assistant as assistant_message
@@ -70,6 +72,7 @@ _PLACES = {
     "Factory": "shammah.recipes.context:Factory",
     "FeedbackLoop": "shammah.recipes.feedback_loop:FeedbackLoop",
     "load_base_model": "shammah.models.load:load_base_model",
+    "local_completer": "shammah.evaluation.local_completer:local_completer",
     "loop": "shammah.recipes.workflow:loop",
     "Message": "shammah.messages:Message",
     "ModelSettings": "shammah.settings:ModelSettings",
@@ -81,6 +84,7 @@ _PLACES = {
     "register_loss": "shammah.training.losses:register",
     "register_renderer": "shammah.renderers.registry:register",
     "register_scorer": "shammah.evaluation.registry:register",
+    "report": "shammah.evaluation.report:report",
     "Reinforcement": "shammah.recipes.reinforcement:Reinforcement",
     "Result": "shammah.recipes.running:Result",
     "RewardModeling": "shammah.recipes.reward:RewardModeling",

@@ -53,7 +53,7 @@ def test_each_recipe_takes_what_teaches_it(tmp_path: Path, embedded_model: BaseM
 
 def test_data_without_a_pair_are_refused(tmp_path: Path, embedded_model: BaseModel) -> None:
     data = feedback(tmp_path, FEEDBACK[1:4])
-    with pytest.raises(InputError, match="None of the 3 examples of .* has two answers"):
+    with pytest.raises(InputError, match=r"None of the 3 examples of .* has two answers"):
         taken(DPO(data=data), embedded_model)
 
 
