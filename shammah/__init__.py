@@ -45,6 +45,7 @@ __all__ = [
     "dry_run",
     "evaluate",
     "load_base_model",
+    "local_completer",
     "loop",
     "open_dataset",
     "parallel",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from shammah.datasets import open_dataset as open_dataset
     from shammah.errors import ShammahError as ShammahError
     from shammah.errors import WorkflowError as WorkflowError
+    from shammah.evaluation.local_completer import local_completer as local_completer
     from shammah.evaluation.quality import validate_quality as validate_quality
     from shammah.evaluation.registry import register as register_scorer
     from shammah.evaluation.registry import scorer as scorer
@@ -133,6 +135,7 @@ _PLACES = {
     "Gradients": "shammah.training.hooks:Gradients",
     "load_base_model": "shammah.models.load:load_base_model",
     "LoraConfig": "shammah.recipes.training_recipe:LoraConfig",
+    "local_completer": "shammah.evaluation.local_completer:local_completer",
     "loop": "shammah.recipes.workflow:loop",
     "Message": "shammah.messages:Message",
     "ModelSettings": "shammah.settings:ModelSettings",
@@ -144,9 +147,9 @@ _PLACES = {
     "register_loss": "shammah.training.losses:register",
     "register_renderer": "shammah.renderers.registry:register",
     "register_scorer": "shammah.evaluation.registry:register",
+    "report": "shammah.evaluation.report:report",
     "Reinforcement": "shammah.recipes.reinforcement:Reinforcement",
     "Renderer": "shammah.renderers.base:Renderer",
-    "report": "shammah.evaluation.report:report",
     "Result": "shammah.recipes.running:Result",
     "RewardModeling": "shammah.recipes.reward:RewardModeling",
     "RunLogger": "shammah.tracking.loggers.base:RunLogger",

@@ -7,16 +7,25 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shammah.datasets import ChatExample, Examples, open_dataset
+from shammah.datasets.formatters.feedback import Feedback as FeedbackFormat
 from shammah.datasets.formatters.gsm8k import Gsm8k, final_number
 from shammah.errors import DatasetError, InputError, ShammahError, UsageError
+from shammah.feedback import records as feedback_records
+from shammah.feedback.records import Rating
+from shammah.learning.lessons import lesson_from
 from shammah.messages import assistant, system, user
-from shammah.ports.dataset_store import Row
+from shammah.ports.dataset_store import Origin, Row
+from shammah.structure.citations import cited_ids
+from shammah.structure.claims import parse_claims
 
 SharedData = Callable[[str], Path]
 
@@ -130,6 +139,35 @@ def test_scifact(shared_data: SharedData, split: str, count: int, show: str) -> 
     assert several > 20
 
 
+def test_scifact_answers_with_the_claims_behind_the_label(
+    shared_data: SharedData, tmp_path: Path
+) -> None:
+    folder = shared_data("scifact")
+    plain = list(open_dataset(folder, split="dev").examples("scifact"))
+    made = list(open_dataset(folder, split="dev").examples("scifact", answer="claims"))
+    verdicts = Counter[str]()
+    for one, other in zip(plain, made, strict=True):
+        assert one.answer is not None and other.answer is not None
+        assert one.metadata == other.metadata
+        label, _, rest = other.answer.text.partition("\n")
+        graph = parse_claims(other.answer.text)
+        assert label == one.answer.text == other.metadata["label"] and rest
+        assert graph.problems == ()
+        evidence = list(other.metadata["evidence"])
+        claim, *behind = graph.claims
+        assert (claim.id, f"Claim: {claim.text}") in [
+            ("c1", " ".join(line.split())) for line in other.prompt[0].text.splitlines()
+        ]
+        assert [int(each) for each in cited_ids(other.answer.text)] == evidence
+        assert len(behind) == len(graph.relations) == len(evidence)
+        for source, relation in zip(behind, graph.relations, strict=True):
+            assert (relation.source, relation.target) == (source.id, "c1")
+        verdicts.update((label, each.label) for each in graph.relations)
+    assert set(verdicts) == {("SUPPORT", "supports"), ("CONTRADICT", "refutes")}
+    with pytest.raises(UsageError, match="answer is 'graph'"):
+        examples(tmp_path, {}, format="scifact", answer="graph")
+
+
 def test_scifact_test_claims_are_prompts(shared_data: SharedData) -> None:
     made = list(open_dataset(shared_data("scifact"), split="test").examples("scifact"))
     assert len(made) == 300
@@ -240,6 +278,70 @@ def test_chosen_and_rejected(tmp_path: Path) -> None:
         ({"prompt": "u", "chosen": 3, "rejected": "r"}, "chosen holds no list of messages"),
     ):
         assert words in problem(tmp_path, row)
+
+
+def test_feedback_is_an_answer_and_one_to_be_left(tmp_path: Path) -> None:
+    asked = {"query": "q", "response": "bad", "weight": 10.0}
+    rows: list[dict[str, Any]] = [
+        {**asked, "rating": "critical", "correction": "right", "note": "n"},
+        {**asked, "rating": "Medium", "correction": " "},
+        {"query": "q", "response": "fine", "rating": "good"},
+        {"query": "q", "response": "fine", "rating": "good", "preferred_over": "bad"},
+        {"query": "q", "correction": "right"},
+        {"query": "u", "messages": TALK[:2], "response": "bad", "rating": "critical",
+         "correction": "right"},
+    ]  # fmt: skip
+    made = examples(tmp_path, *rows)
+    assert made.format == "feedback"
+    pair, bad, good, retried, corrected, later = made
+    assert pair.messages == (user("q"), assistant("right"))
+    assert pair.rejected == (user("q"), assistant("bad"))
+    assert pair.metadata == {"weight": 10.0, "rating": "critical", "note": "n"}
+    assert (bad.messages, bad.rejected) == ((user("q"),), None), "condemned: never a target"
+    assert bad.metadata == {"response": "bad", "weight": 10.0, "rating": "Medium"}
+    assert (good.answer, good.rejected) == (assistant("fine"), None)
+    assert (retried.answer, retried.rejected_answer) == (assistant("fine"), assistant("bad"))
+    assert (corrected.answer, corrected.rejected) == (assistant("right"), None)
+    assert later.messages == (system("s"), user("u"), assistant("right"))
+    assert later.rejected == (system("s"), user("u"), assistant("bad"))
+    for row, words in (
+        ({"query": "q", "rating": "awful"}, "the column rating is wrong"),
+        ({"query": " ", "rating": "good"}, "no query"),
+        ({**asked, "correction": "bad "}, "the correction is the answer that it corrects"),
+        ({"query": "q", "response": "r", "rating": None}, "neither a rating nor a correction"),
+        ({"query": "q", "messages": TALK[:2], "rating": "good"}, "query differs from the last"),
+    ):
+        assert words in problem(tmp_path, row)
+
+
+SAID = st.none() | st.sampled_from(["", " ", "a", "b", "b "])
+
+
+@given(response=SAID, rating=st.sampled_from([None, "critical", "good"]), correction=SAID,
+       over=SAID)  # fmt: skip
+def test_feedback_teaches_what_the_chat_would_teach(
+    response: str | None, rating: Rating | None, correction: str | None, over: str | None
+) -> None:
+    line = {"query": "q", "response": response, "rating": rating, "correction": correction,
+            "preferred_over": over}  # fmt: skip
+    now = datetime.now(UTC)
+    said = feedback_records.Feedback(
+        1, None, (user("q"),), response, rating, 1.0, None, correction, "", None, "buffered",
+        now, now, None, preferred_over=over if rating == "good" else None,
+    )  # fmt: skip
+    row = Row.of({key: value for key, value in line.items() if value is not None}, Origin("x"), 1)
+    try:
+        made = FeedbackFormat()(row)
+    except InputError:
+        assert not said.teaches or (response or "").strip() == (correction or "").strip()
+        return
+    if not said.teaches:
+        assert made.answer is None and made.rejected is None
+        return
+    lesson = lesson_from(said)
+    assert (made.answer and made.answer.text) == lesson.target
+    if lesson.target is not None:
+        assert (made.rejected_answer and made.rejected_answer.text) == lesson.rejected
 
 
 def test_a_format_is_told_by_the_columns_only_where_one_fits(tmp_path: Path) -> None:

@@ -221,6 +221,7 @@ DRAFTS = st.builds(
     weight=st.none() | st.floats(min_value=1e-6, max_value=1e6),
     note=st.none() | TEXT,
     correction=st.none() | TEXT,
+    preferred_over=st.none() | TEXT,
 ).filter(acceptable)
 
 
@@ -241,7 +242,7 @@ def test_export_and_import_lose_nothing(
     assert (report.taken, report.rejected) == (len(drafts), [])
     of_the_format = ("messages", "response", "rating", "weight", "note", "correction", "target")
     for ours, theirs in zip(source.list(), copy.list(), strict=True):
-        for field in (*of_the_format, "status"):
+        for field in (*of_the_format, "preferred_over", "status"):
             assert getattr(ours, field) == getattr(theirs, field), field
     first.close()
     second.close()

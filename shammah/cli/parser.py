@@ -431,7 +431,7 @@ def _format(parser: Parser) -> None:
     parser.add_argument(
         "--format",
         metavar="NAME",
-        help="scifact, fever, gsm8k, prompt_completion, prompt, chat, preference, or "
+        help="scifact, fever, gsm8k, prompt_completion, prompt, chat, preference, feedback, or "
         "module:function; told by the columns if not given",
     )
     parser.add_argument(

@@ -139,6 +139,8 @@ class Draft:
     note: str | None = None
     correction: str | None = None
     model: str = ""
+    preferred_over: str | None = None
+    """Another answer to the same prompt, which a good one was given in place of."""
 
 
 def target(response: str | None, rating: str | None, correction: str | None) -> str | None:

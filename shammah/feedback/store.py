@@ -284,6 +284,9 @@ class FeedbackStore(LessonBuffer):
             weight=draft.weight or self.settings.weight(draft.rating or "critical"),
             note=None if draft.note is None else storable(draft.note),
             correction=None if draft.correction is None else storable(draft.correction),
+            preferred_over=None
+            if draft.preferred_over is None or draft.rating != "good"
+            else storable(draft.preferred_over),
             model=draft.model,
             adapter=None,
             created_at=now,

@@ -1,5 +1,5 @@
 """Feedback in and out as JSONL: one object a line, `{query, response, rating|weight, note|feedback,
-correction, messages}`.
+correction, preferred_over, messages}`, as `datasets.formatters.feedback` has it.
 
 Knows the format. What may be taught is `store`'s business.
 """
@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
+from shammah.datasets.formatters.feedback import FeedbackLine
 from shammah.datasets.readers.lines import parse_object
 from shammah.errors import FeedbackError, InputError
 from shammah.feedback.records import RATINGS, Draft, Feedback, FeedbackStatus, Rating, Recorded
 from shammah.feedback.store import FeedbackStore, check_draft
-from shammah.messages import Conversation, from_dicts, to_dicts, user
+from shammah.messages import to_dicts
 from shammah.settings import FeedbackSettings
 
 MAX_LINE = 4_000_000
@@ -113,57 +114,23 @@ def parse_line(line: str, settings: FeedbackSettings) -> Draft:
         raise InputError(f"longer than {MAX_LINE:,} characters")
     value = parse_object(line.encode(errors="surrogatepass"))
     try:
-        row = _Line.model_validate(value)
+        row = FeedbackLine.model_validate(value)
     except ValidationError as error:
         raise InputError("; ".join(_explain(dict(e)) for e in error.errors())) from None
     if row.note is not None and row.feedback is not None and row.note != row.feedback:
         raise InputError("note and feedback differ: give one of them")
     return Draft(
-        messages=_prompt(row),
+        messages=row.prompt,
         response=row.response,
         rating=_rating(row, settings),
         weight=row.weight,
         note=row.note if row.note is not None else row.feedback,
         correction=row.correction,
+        preferred_over=row.preferred_over,
     )
 
 
-class _Line(BaseModel):
-    """A line as it is written. Keys that are not ours are passed over."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-    query: str | None = None
-    response: str | None = None
-    rating: Rating | None = None
-    weight: float | None = Field(None, gt=0, le=1e6)
-    note: str | None = None
-    feedback: str | None = None
-    correction: str | None = None
-    messages: list[dict[str, Any]] | None = None
-
-    @field_validator("rating", mode="before")
-    @classmethod
-    def _any_case(cls, value: Any) -> Any:
-        return value.strip().lower() if isinstance(value, str) else value
-
-
-def _prompt(row: _Line) -> Conversation:
-    if not row.messages:
-        if row.query is None or not row.query.strip():
-            raise InputError("no query")
-        return (user(row.query),)
-    messages = from_dicts(row.messages)
-    if messages[-1].role != "user":
-        raise InputError("messages do not end with the user's: the answer belongs into response")
-    if row.query is not None and row.query != messages[-1].text:
-        raise InputError("query differs from the last of messages")
-    if not messages[-1].text.strip():
-        raise InputError("no query")
-    return messages
-
-
-def _rating(row: _Line, settings: FeedbackSettings) -> Rating | None:
+def _rating(row: FeedbackLine, settings: FeedbackSettings) -> Rating | None:
     if row.rating is not None or row.weight is None or (row.correction or "").strip():
         return row.rating
     named = [rating for rating in RATINGS if settings.weight(rating) == row.weight]
@@ -184,6 +151,7 @@ def _to_json(row: Feedback) -> dict[str, Any]:
         "weight": row.weight,
         "note": row.note,
         "correction": row.correction,
+        "preferred_over": row.preferred_over,
         "messages": to_dicts(row.messages) if len(row.messages) > 1 else None,
     }
     return {key: value for key, value in values.items() if value is not None}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("shammah")
 
+PROCESS_DEFAULTS = threading.RLock()
+"""Held while a default of the whole process is another one (torch's number format and random
+numbers, transformers' ways to make a layer), so that threads do not see each other's."""
 Progress = Callable[[str], None]
 """Called with a line of text that says what is being done."""
 
@@ -312,7 +316,8 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Transformers' messages go to our log, and its progress bars nowhere."""
+    """Transformers' messages go to our log, and its progress bars nowhere. One thread at a time:
+    what it loads it makes with defaults of the whole process."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 
@@ -322,7 +327,8 @@ def quiet_transformers() -> Iterator[None]:
     theirs.handlers = [handler for handler in theirs.handlers if handler is not _forward]
     theirs.addHandler(_forward)
     theirs.propagate = False
-    yield
+    with PROCESS_DEFAULTS:
+        yield
 
 
 class _Forward(logging.Handler):

@@ -15,13 +15,13 @@ from typing import Any
 from shammah.adapters.library import NAME
 from shammah.adapters.validate import sha256_of
 from shammah.errors import UsageError
-from shammah.files import private_folder
+from shammah.files import private_folder, storage_error
 from shammah.own_code import own_module
 from shammah.paths import Paths
 from shammah.recipes.backends import Backends
 from shammah.recipes.company import gathered
 from shammah.recipes.configuration import made
-from shammah.recipes.manifest import Manifest, machine, read
+from shammah.recipes.manifest import MANIFEST, Manifest, machine, read
 from shammah.recipes.place import RunPlace
 from shammah.recipes.recipe import Recipe
 from shammah.recipes.recording import recorded
@@ -45,7 +45,8 @@ async def launch(
     Args:
         paths: the data folder; None is the user's own.
         run_id: what the run is called; None takes the recipe's name and the time.
-        resume: go on with the run of that id.
+        resume: go on with the run of that id, if there is one; so that a stage which is run again
+            can ask for it blindly.
         should_stop: asked between steps; the run can be gone on with then.
         backends: instead of the recipe's own, by name.
         tell: is given lines about what is worth knowing beside the result.
@@ -57,7 +58,7 @@ async def launch(
     Raises:
         WorkflowError: a stage failed; it names the stage, and its cause is the error. Or another
             process runs it.
-        UsageError: there is such a run already, or none to go on with.
+        UsageError: there is such a run already, or it is not said which to go on with.
     """
     paths = (paths or Paths.default()).ensure()
     recipe = recipe.absolute()
@@ -71,7 +72,7 @@ async def launch(
         for name, thing in (backends or {}).items():
             live[name] = thing
         with (
-            recorded(recipe, place, tracking, resumed=resume, hparams=hparams, tell=tell)
+            recorded(recipe, place, tracking, resumed=place.begun, hparams=hparams, tell=tell)
             if place.leads
             else nullcontext()
         ) as record:
@@ -116,21 +117,26 @@ def recipe_of(folder: Path) -> Recipe:
 
 def _place(recipe: Recipe, paths: Paths, run_id: str | None, resume: bool) -> RunPlace:
     """The folder of a run, with its manifest begun."""
-    name = run_id or _free(paths, f"{recipe.kind}-{datetime.now():%Y%m%d-%H%M%S}")
+    if resume and run_id is None:
+        raise UsageError("It is not said which run to go on with.", hint="Name its run_id.")
+    if run_id is None:
+        recipe.check(paths)
+    name = run_id or _new_name(recipe, paths)
     if not NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is no name for a run.", hint="Use letters, digits, '.', '_' and '-'."
         )
     folder = paths.runs / name
-    if folder.exists() and not resume:
+    if run_id is not None and folder.exists() and not resume:
         raise UsageError(
             f"There is a run {name} already.",
             hint=f"Name another one, or go on with it: `shammah train resume {name}`.",
         )
-    if not resume:
+    begun = (folder / MANIFEST).exists()
+    if run_id is not None and not begun:
         recipe.check(paths)
-    place = RunPlace(paths, private_folder(folder), Manifest(folder))
-    if not resume:
+    place = RunPlace(paths, private_folder(folder), Manifest(folder), begun=begun)
+    if not begun:
         place.manifest.update(
             run_id=name,
             recipe=recipe.kind,
@@ -142,10 +148,20 @@ def _place(recipe: Recipe, paths: Paths, run_id: str | None, resume: bool) -> Ru
     return place
 
 
-def _free(paths: Paths, name: str) -> str:
-    """The name, or with a number behind it where two runs begin in one second."""
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(each for each in names if not (paths.runs / each).exists())
+def _new_name(recipe: Recipe, paths: Paths) -> str:
+    """Of the recipe and the time, with its folder made: several may begin in one second."""
+    stem = f"{recipe.kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    private_folder(paths.runs)
+    for number in itertools.count(1):
+        name = stem if number == 1 else f"{stem}-{number}"
+        try:
+            (paths.runs / name).mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(error, paths.runs / name) from error
+        return name
+    raise AssertionError  # the count has no end
 
 
 def _artifact(place: RunPlace, result: Result) -> Artifact:

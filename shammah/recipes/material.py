@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,8 @@ MOST_JUDGED = 200
 @dataclass(frozen=True, slots=True)
 class Material:
     """The examples of a run, in the order of their source. `digest` tells them apart from others,
-    `bad` are rows that were passed over."""
+    `bad` are rows that could not be read; `lacking` says how many were passed over for having not
+    what is learned from, by what that is."""
 
     base: BaseModel
     renderer: Renderer
@@ -46,6 +48,7 @@ class Material:
     first_bad: Sequence[BadRow]
     max_tokens: int
     """Of an example at most."""
+    lacking: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def judged(self) -> Sequence[ChatExample]:
@@ -96,9 +99,10 @@ def material_of(recipe: TrainingRecipe, base: BaseModel) -> Material:
     """
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
     found = read(recipe, recipe.data)
-    examples, bad = list(found), found.bad_rows
+    examples, lacking = _learnable(recipe, found, recipe.data)
+    bad = found.bad_rows
     if isinstance(recipe.held_out, str):
-        held = list(read(recipe, recipe.held_out))
+        held, _ = _learnable(recipe, read(recipe, recipe.held_out), recipe.held_out)
         if not held:
             raise InputError(f"{recipe.held_out} has no row to evaluate on.")
     else:
@@ -110,7 +114,7 @@ def material_of(recipe: TrainingRecipe, base: BaseModel) -> Material:
         )
     longest = min(recipe.max_length or base.context_length, base.context_length)
     return Material(
-        base, renderer, found.format, examples, held, bad.count, tuple(bad.first), longest
+        base, renderer, found.format, examples, held, bad.count, tuple(bad.first), longest, lacking
     )
 
 
@@ -140,6 +144,35 @@ def divided(
         [each for index, each in enumerate(examples) if index not in out],
         [examples[index] for index in sorted(out)],
     )
+
+
+def without_pair(example: ChatExample) -> str:
+    """What an example lacks to be a pair of answers; empty where it is one."""
+    return "" if example.answer is not None and example.rejected is not None else "two answers"
+
+
+def _learnable(
+    recipe: TrainingRecipe, read: Iterable[ChatExample], source: str
+) -> tuple[list[ChatExample], dict[str, int]]:
+    """The examples that a recipe can learn from, and how many lack what for it.
+
+    Raises:
+        InputError: all of them do.
+    """
+    kept: list[ChatExample] = []
+    lacking = Counter[str]()
+    for example in read:
+        missing = recipe.lacks(example)
+        if missing:
+            lacking[missing] += 1
+        else:
+            kept.append(example)
+    if lacking and not kept:
+        raise InputError(
+            f"None of the {lacking.total()} examples of {source} has {' or '.join(lacking)}.",
+            hint="Name another format, or look at them: `shammah data show`.",
+        )
+    return kept, dict(lacking)
 
 
 def read(recipe: TrainingRecipe, source: str) -> Examples:

@@ -26,6 +26,8 @@ class RunPlace:
     folder: Path
     manifest: Manifest
     leads: bool = True
+    begun: bool = False
+    """Whether it was begun before, and is gone on with."""
 
     @property
     def checkpoints(self) -> Path:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from shammah.recipes.material import without_pair
 from shammah.recipes.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:
+    from shammah.datasets import ChatExample
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.context import Backends
     from shammah.recipes.material import Material
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 class DPO(TrainingRecipe):
     """Learn to answer as in the chosen one of two answers. `--loss kto`, `npo` and
-    `dpo:variant=ipo` learn from the same pairs."""
+    `dpo:variant=ipo` learn from the same pairs. Of feedback (`--format feedback`) corrections are
+    pairs; what makes none is passed over and counted."""
 
     kind: ClassVar[str] = "dpo"
     purpose: ClassVar[str] = "learn from pairs of answers which is the better"
@@ -30,6 +33,10 @@ class DPO(TrainingRecipe):
     """Passes of an optimiser step."""
     loss: str = "dpo:beta=0.1"
     """dpo, dpo:variant=ipo, dpo:supervised=0.2, kto, npo, or a mixture with dpo."""
+
+    def lacks(self, example: ChatExample) -> str:
+        """See `TrainingRecipe.lacks`: one answer alone is no better than another."""
+        return without_pair(example)
 
     def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
         """See `TrainingRecipe.method`."""

@@ -25,6 +25,7 @@ def prepare(context: Context) -> None:
         "digest": material.digest,
         "examples": len(material.examples),
         "held_out": len(material.held_out),
+        "lacking": dict(material.lacking),
         "bad_rows": material.bad,
         "first_bad_rows": [
             {"place": row.place, "reason": row.reason} for row in material.first_bad

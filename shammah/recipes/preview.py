@@ -30,6 +30,7 @@ class Preview:
     format: str
     examples: int
     held_out: int
+    lacking: Mapping[str, int]
     bad_rows: int
     parameters: int
     learning_rate: float
@@ -69,6 +70,7 @@ async def preview(recipe: TrainingRecipe, paths: Paths) -> Preview:
             format=material.format,
             examples=len(material.examples),
             held_out=len(material.held_out),
+            lacking=material.lacking,
             bad_rows=material.bad,
             parameters=info.trainable_parameters,
             learning_rate=rate,

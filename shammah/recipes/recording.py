@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from shammah.recipes.manifest import Manifest
@@ -17,8 +18,11 @@ from shammah.tracking.loggers.base import Artifact, Outcome, RunIdentity
 from shammah.tracking.loggers.multiplexer import Multiplexer
 from shammah.tracking.loggers.opening import open_loggers
 
-START, STEP = "training.start", "training.step"
+START, STEP, ISSUE = "training.start", "training.step", "training.issue"
 OTHERS = ("training.eval", "training.checkpoint", "training.gradients")
+
+_RECORDED: ContextVar[str] = ContextVar("recorded", default="")
+"""Which run it is that events come from: several may train in one process."""
 
 
 class Recording:
@@ -98,14 +102,19 @@ def recorded(
     loggers = open_loggers(chosen, run, tell=tell)
     recording = Recording(loggers, place.manifest, hparams)
 
-    def issue(name: str, measured: Mapping[str, int | float], about: Mapping[str, Any]) -> None:
-        tell(str(about["text"]))
+    which = str(place.folder)
 
+    def own(name: str, measured: Mapping[str, int | float], about: Mapping[str, Any]) -> None:
+        if _RECORDED.get() != which:
+            return
+        if name == ISSUE:
+            tell(str(about["text"]))
+        else:
+            recording.measured(name, measured, about)
+
+    before = _RECORDED.set(which)
     try:
-        with (
-            telemetry.attached("recipe run", [START, STEP, *OTHERS], recording.measured),
-            telemetry.attached("recipe issues", ["training.issue"], issue),
-        ):
+        with telemetry.attached(f"recipe run {which}", [START, STEP, *OTHERS, ISSUE], own):
             yield recording
     except Exception:
         recording.outcome = "failed"
@@ -114,6 +123,7 @@ def recorded(
         recording.outcome = "interrupted"
         raise
     finally:
+        _RECORDED.reset(before)
         recording.begin()
         loggers.close(recording.outcome)
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from shammah.recipes.material import without_pair
 from shammah.recipes.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:
+    from shammah.datasets import ChatExample
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.context import Backends
     from shammah.recipes.material import Material
@@ -46,6 +48,10 @@ class RewardModeling(TrainingRecipe):
         from shammah.training.parallel import reward_client_of
 
         return reward_client_of(*given, **named)
+
+    def lacks(self, example: ChatExample) -> str:
+        """See `TrainingRecipe.lacks`: one answer alone is no better than another."""
+        return without_pair(example)
 
     def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
         """See `TrainingRecipe.method`."""

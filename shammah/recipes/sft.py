@@ -53,6 +53,10 @@ class SupervisedFineTuning(TrainingRecipe):
             seed=self.seed,
         )
 
+    def lacks(self, example: ChatExample) -> str:
+        """See `TrainingRecipe.lacks`."""
+        return "" if example.answer is not None else "an answer"
+
     async def lessons(self, material: Material, client: TrainingClient) -> list[dict[str, Any]]:
         """See `TrainingRecipe.lessons`."""
         examples = material.examples

@@ -12,6 +12,7 @@ from shammah.training.loops.settings import LoopSettings
 from shammah.training.schedule import rate_for_width
 
 if TYPE_CHECKING:
+    from shammah.datasets import ChatExample
     from shammah.paths import Paths
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.backends import Backends
@@ -69,7 +70,8 @@ class TrainingRecipe(Recipe, LoopSettings):
     lora: LoraConfig = LoraConfig()
 
     format: str = ""
-    """What its rows are: gsm8k, scifact, fever, chat, prompt-completion, prompt, preference, or
+    """What its rows are: gsm8k, scifact, fever, chat, prompt-completion, prompt, preference,
+    feedback, or
     your own `file.py:function`; empty goes by the columns."""
     format_options: dict[str, str] = Field(default_factory=dict)
     """Options of the format, as NAME=VALUE with commas between."""
@@ -184,6 +186,11 @@ class TrainingRecipe(Recipe, LoopSettings):
         """What the adapter is said to have been taught, as `LessonRecord` has it; with any it
         answers in the chat what is near to these, and without all questions."""
         return []
+
+    def lacks(self, example: ChatExample) -> str:
+        """What an example does not have that is learned from, such as `an answer`; empty where it
+        has it all. Such examples are passed over, and counted by it."""
+        return ""
 
     @property
     def ready(self) -> bool:

@@ -19,6 +19,7 @@ import torch
 
 from shammah.errors import AdapterInvalidError, TrainingError
 from shammah.files import write_atomic
+from shammah.models.load import PROCESS_DEFAULTS
 from shammah.settings import LoraSettings
 from shammah.training.frozen import FrozenPart, recompress
 from shammah.training.trunk import layers_of
@@ -187,7 +188,7 @@ def attach_lora(
         fan_in_fan_out=any(linear[path] for path in chosen),
         bias="none",
     )
-    with torch.random.fork_rng():
+    with PROCESS_DEFAULTS, torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, model, ADAPTER)

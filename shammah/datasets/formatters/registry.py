@@ -10,6 +10,7 @@ from typing import Any
 
 from shammah.datasets.formatters import (
     chat,
+    feedback,
     fever,
     gsm8k,
     preference,
@@ -40,7 +41,11 @@ FORMATS: dict[str, Format] = {
         prompt_completion.PromptCompletion, prompt_completion.matches, "prompt, completion"
     ),
     "prompt": Format(prompt.Prompt, prompt.matches, "prompt"),
-    "chat": Format(chat.Chat, chat.matches, "messages"),
+    "feedback": Format(feedback.Feedback, feedback.matches, "query, response, rating, correction"),
+    # Feedback on a later turn has the conversation before it.
+    "chat": Format(
+        chat.Chat, lambda row: chat.matches(row) and not feedback.matches(row), "messages"
+    ),
     "preference": Format(preference.Preference, preference.matches, "chosen, rejected"),
 }
 

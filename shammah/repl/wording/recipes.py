@@ -48,6 +48,8 @@ def summary(recipe: Recipe, result: Result, *, coloured: bool) -> str:
     if data:
         learned = counted(data["examples"], "example")
         rows.append(("data", f"{learned}, {data['held_out']:,} held out ({data['format']})"))
+        for missing, count in data.get("lacking", {}).items():
+            rows.append(("passed over", f"{counted(count, 'example')} without {missing}"))
         if data["bad_rows"]:
             rows.append(("passed over", counted(data["bad_rows"], "bad row")))
         if data.get("unanswered"):
@@ -91,6 +93,10 @@ def preview(planned: Preview, *, coloured: bool) -> str:
             ("renderer", planned.renderer),
             ("format", planned.format),
             ("examples", f"{planned.examples:,}, {planned.held_out:,} held out"),
+            *(
+                ("passed over", f"{counted(count, 'example')} without {missing}")
+                for missing, count in planned.lacking.items()
+            ),
             ("bad rows", f"{planned.bad_rows:,}"),
             ("parameters", f"{planned.parameters:,} to be trained"),
             ("learning rate", f"{planned.learning_rate:.3g}"),
