@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from shammah.errors import InputError, ShammahError, TrainingError, UsageError
-from shammah.own_code import own_function
+from shammah.own_code import own_function, own_module
 from shammah.recipes.backends import Backends, Factory
 from shammah.recipes.training_recipe import TrainingRecipe
 
@@ -155,7 +155,10 @@ def _model(name: str, folder: Path, backends: Backends) -> RewardFunction:
     weights = folder / "adapter.safetensors"
     if not weights.exists():
         raise InputError(f"The run {name} has no reward model yet.", hint="Go on with it first.")
-    base = load_base_model(recipe_of(folder).model_settings())
+    judge = recipe_of(folder)
+    for source in judge.plugins:
+        own_module(source)
+    base = load_base_model(judge.model_settings())
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
     model = RewardModel.load(base, renderer, weights)
 
