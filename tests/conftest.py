@@ -28,6 +28,8 @@ LONGEST = (
     "test_repl",
     "test_cli",
     "test_eval_cli",
+    "test_examples_own",
+    "test_feedback_recipe",
     "test_scope",
     "test_plan",
     "test_parallel",

@@ -245,7 +245,7 @@ class LiveModel:
             text = (
                 f"{adapter.name} was trained on conversations as `{meant}` writes them; here "
                 f"`{engine.renderer.name}` writes them, and it may answer worse. The setting "
-                "model.renderer names the other one."
+                "model.renderer names the other one, one of your own as file.py:name."
             )
             self._on_notice(Notice("warning", text))
 

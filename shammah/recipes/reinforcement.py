@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from shammah.errors import InputError, ShammahError, TrainingError, UsageError
-from shammah.own_code import own_function
+from shammah.own_code import own_function, own_module
 from shammah.recipes.backends import Backends, Factory
 from shammah.recipes.training_recipe import TrainingRecipe
 
@@ -172,7 +172,10 @@ def _model(name: str, folder: Path) -> RewardFunction:
     from shammah.renderers.registry import renderer_for
     from shammah.training.reward_model import RewardModel
 
-    base = load_base_model(recipe_of(folder).model_settings())
+    judge = recipe_of(folder)
+    for source in judge.plugins:
+        own_module(source)
+    base = load_base_model(judge.model_settings())
     renderer = renderer_for(base.tokenizer, base.stop_tokens, base.renderer)
     model = RewardModel.load(base, renderer, folder / WEIGHTS)
 
