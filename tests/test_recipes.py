@@ -6,15 +6,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import LESSONS_ALONE, shammah, shammah_json
+from command import LESSONS_ALONE, ROOT, shammah, shammah_json
 from terminal import CTRL_C, Terminal
 
+from shammah.cli.parser import parse
+from shammah.cli.recipe_options import given
+from shammah.recipes.configuration import made
 from shammah.recipes.launching import recipe_of
 
 FAQ = """prompt,completion
@@ -388,6 +393,16 @@ def test_feedback_in_rounds(tmp_path: Path) -> None:
     assert shammah_json(tmp_path, "adapters", "show", "z")["name"] == "z"
     asked = shammah(tmp_path, "ask", "--adapter", "z", "Who reviews my pull requests?")
     assert asked.stdout == "Marta reviews them.\n"
+
+
+def test_the_guide_has_no_command_that_is_none() -> None:
+    guide = (ROOT / "docs" / "training.md").read_text("utf-8")
+    commands = re.findall(r"^(?:\$ )?shammah (.+?)(?: +#.*)?$", guide, re.MULTILINE)
+    assert len(commands) > 20
+    for command in commands:
+        options = parse(shlex.split(command))
+        if kind := getattr(options, "recipe", None):
+            made(kind, given(options, kind))
 
 
 def test_gsm8k(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
