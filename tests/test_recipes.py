@@ -6,15 +6,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import shammah, shammah_json
+from command import ROOT, shammah, shammah_json
 from terminal import CTRL_C, Terminal
 
+from shammah.cli.parser import parse
+from shammah.cli.recipe_options import given
+from shammah.recipes.configuration import made
 from shammah.recipes.launching import recipe_of
 
 FAQ = """prompt,completion
@@ -369,6 +374,16 @@ def test_a_reward_model_is_made_and_rewards(tmp_path: Path) -> None:
     # Its own teacher: there is nothing to learn.
     assert abs(said["metrics"]["before/reverse_kl"]) < 0.05
     assert len(shammah_json(tmp_path, "adapters", "list")) == 2
+
+
+def test_the_guide_has_no_command_that_is_none() -> None:
+    guide = (ROOT / "docs" / "training.md").read_text("utf-8")
+    commands = re.findall(r"^(?:\$ )?shammah (.+?)(?: +#.*)?$", guide, re.MULTILINE)
+    assert len(commands) > 20
+    for command in commands:
+        options = parse(shlex.split(command))
+        if kind := getattr(options, "recipe", None):
+            made(kind, given(options, kind))
 
 
 def test_gsm8k(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:

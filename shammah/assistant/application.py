@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from shammah.learning.queue import Job
     from shammah.learning.supervisor import Trainer
     from shammah.models.describe import ModelDescription
-    from shammah.ports.completer import MessageCompleter
     from shammah.tracking.otel import ChatExport
 
 log = logging.getLogger("shammah")
@@ -259,38 +258,6 @@ class Assistant:
             _, engine = self._live.require()
             async with self._priority():
                 return await asyncio.to_thread(engine.generate, conversation, params)
-
-    async def completer(
-        self,
-        adapter: str | None = None,
-        *,
-        max_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-    ) -> MessageCompleter:
-        """The base model, or an adapter of the library on it, for `evaluation.runner.evaluate`:
-        beside the running conversation, which does not know of it.
-
-        Args:
-            adapter: by name; None is the base model, whatever is active.
-            temperature: 0 takes the likeliest token.
-            seed: of drawing; each answer is drawn from it.
-
-        Raises:
-            AdapterNotFoundError, AdapterInvalidError: it cannot be used with this base model.
-            ModelError: the model cannot be loaded.
-        """
-        from shammah.assistant.comparison import ready_aside
-        from shammah.generation.engine_batch import EngineCompleter
-        from shammah.ports.llm_client import ChatParams
-
-        await self.ready()
-        workspace = await self.workspace()
-        base, engine = self._live.require()
-        found = None if adapter is None else await asyncio.to_thread(workspace.library.get, adapter)
-        state = await asyncio.to_thread(ready_aside, base, engine, found)
-        params = ChatParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-        return EngineCompleter(engine, state, params)
 
     def _params(self, *, again: bool) -> GenerationParams:
         from shammah.generation.params import from_settings

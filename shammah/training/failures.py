@@ -33,7 +33,8 @@ def failures() -> Iterator[None]:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingError(
-            "There was not enough memory to train.", hint="Lower training.micro_batch_tokens."
+            "There was not enough memory to train.",
+            hint="Lower training.micro_batch_tokens; of a recipe --micro-batch-tokens.",
         ) from error
     except Exception as error:
         raise TrainingError(f"Computing failed: {type(error).__name__}: {error}") from error
