@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shammah import DPO, Reinforcement, SupervisedFineTuning
+from shammah import DPO, Paths, Reinforcement, SupervisedFineTuning
 from shammah.errors import InputError
 from shammah.recipes.material import Material, material_of
 from shammah.recipes.training_recipe import TrainingRecipe
@@ -64,3 +64,16 @@ def test_what_is_passed_over_is_counted_before_what_is_held_out(
     material = material_of(DPO(data=data, held_out=10), embedded_model)
     assert (len(material.examples), len(material.held_out)) == (30, 10)
     assert all(each.rejected for each in material.held_out)
+
+
+async def test_an_example_that_is_too_long_is_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [*FEEDBACK[2:4], {"query": "word " * 2000, "correction": "Too long."}]
+    paths = Paths(tmp_path / "home", tmp_path / "home")
+    recipe = SupervisedFineTuning(data=feedback(tmp_path, rows), max_steps=2)
+    result = await recipe.run(paths=paths, run_id="long")
+    lacking = {"an answer that fits into 1,024 tokens": 1}
+    assert result.context.state["data"]["lacking"] == lacking
+    manifest = json.loads((paths.runs / "long" / "manifest.json").read_text())
+    assert manifest["data"]["lacking"] == lacking and manifest["data"]["examples"] == 2
+    taught = [each["query"] for each in result.context.state["lessons"]]
+    assert taught == ["Which city?", "Which tree?"]

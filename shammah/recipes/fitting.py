@@ -27,10 +27,13 @@ async def fit(context: Context) -> None:
     torch.set_num_threads(material.base.threads)
     client: TrainingClient = context.backends["client"]
     method = recipe.method(material, client, context.backends)
+    data = context.state["data"]
+    too_long = sum(material.lacking.values()) - sum(data["lacking"].values())
+    data |= {"examples": data["examples"] - too_long, "lacking": dict(material.lacking)}
     width = int(material.base.model.config.get_text_config(decoder=True).hidden_size)
     loop = recipe.loop(width, method.steps_per_epoch)
     info = await client.info()
-    place.manifest.update(loop=loop.model_dump(mode="json"), adapter=asdict(info))
+    place.manifest.update(data=data, loop=loop.model_dump(mode="json"), adapter=asdict(info))
 
     def on_checkpoint(written: dict[str, Any]) -> None:
         place.manifest.checkpoint(int(written["step"]), str(written["folder"]))

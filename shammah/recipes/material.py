@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ MOST_JUDGED = 200
 class Material:
     """The examples of a run, in the order of their source. `digest` tells them apart from others,
     `bad` are rows that could not be read; `lacking` says how many were passed over for having not
-    what is learned from, by what that is."""
+    what is learned from, by what that is (a method adds to it what it finds too long)."""
 
     base: BaseModel
     renderer: Renderer
@@ -48,7 +48,7 @@ class Material:
     first_bad: Sequence[BadRow]
     max_tokens: int
     """Of an example at most."""
-    lacking: Mapping[str, int] = field(default_factory=dict)
+    lacking: dict[str, int] = field(default_factory=dict)
 
     @property
     def judged(self) -> Sequence[ChatExample]:

@@ -45,8 +45,12 @@ class SupervisedFineTuning(TrainingRecipe):
         """See `TrainingRecipe.method`."""
         from shammah.training.loops.supervised import Supervised
 
+        learned = self.datums(material.examples, material, "learn from")
+        if too_long := len(material.examples) - len(learned):
+            room = f"an answer that fits into {material.max_tokens:,} tokens"
+            material.lacking[room] = too_long
         return Supervised(
-            self.datums(material.examples, material, "learn from"),
+            learned,
             held_out=self.datums(material.judged, material, "evaluate on"),
             loss=self.loss,
             batch_size=self.batch_size,
@@ -62,13 +66,17 @@ class SupervisedFineTuning(TrainingRecipe):
         examples = material.examples
         if self.scope == "all" or (self.scope == "auto" and len(examples) > MOST_NEAR):
             return []
-        known = [each for each in examples if each.answer and each.prompt[-1].role == "user"]
+        from shammah.training.loops.supervised import datums_of
+
         found = []
-        for each in known:
-            datums = self.datums([each], material, "look at")
-            learned = bool((await client.forward(datums)).greedy[0])
-            said = {"query": each.prompt[-1].text, "target": each.answer and each.answer.text}
-            found.append({"feedback_id": None, "weight": 1.0, "learned": learned, **said})
+        for each in examples:
+            if each.answer is None or each.prompt[-1].role != "user":
+                continue
+            datums, _ = datums_of([each], material.renderer, max_tokens=material.max_tokens)
+            if datums:  # else it was too long to be taught
+                learned = bool((await client.forward(datums)).greedy[0])
+                said = {"query": each.prompt[-1].text, "target": each.answer.text}
+                found.append({"feedback_id": None, "weight": 1.0, "learned": learned, **said})
         return found
 
     def datums(
