@@ -85,28 +85,28 @@ if TYPE_CHECKING:
     from shammah.messages import user as user_message
     from shammah.models.load import load_base_model as load_base_model
     from shammah.paths import Paths as Paths
-    from shammah.recipes.context import Backends as Backends
-    from shammah.recipes.context import Context as Context
-    from shammah.recipes.context import Factory as Factory
     from shammah.recipes.distillation import Distillation as Distillation
-    from shammah.recipes.drawing import describe as describe
     from shammah.recipes.feedback_loop import FeedbackLoop as FeedbackLoop
     from shammah.recipes.preference import DPO as DPO
     from shammah.recipes.reinforcement import Reinforcement as Reinforcement
     from shammah.recipes.reward import RewardModeling as RewardModeling
-    from shammah.recipes.running import Result as Result
-    from shammah.recipes.running import dry_run as dry_run
-    from shammah.recipes.running import run as run
     from shammah.recipes.sft import SupervisedFineTuning as SupervisedFineTuning
-    from shammah.recipes.stage import Stage as Stage
-    from shammah.recipes.stage import stage as stage
     from shammah.recipes.training_recipe import LoraConfig as LoraConfig
-    from shammah.recipes.workflow import Workflow as Workflow
-    from shammah.recipes.workflow import conditional as conditional
-    from shammah.recipes.workflow import loop as loop
-    from shammah.recipes.workflow import parallel as parallel
-    from shammah.recipes.workflow import stream_loop as stream_loop
-    from shammah.recipes.workflow import workflow as workflow
+    from shammah.recipes.workflows.context import Backends as Backends
+    from shammah.recipes.workflows.context import Context as Context
+    from shammah.recipes.workflows.context import Factory as Factory
+    from shammah.recipes.workflows.drawing import describe as describe
+    from shammah.recipes.workflows.running import Result as Result
+    from shammah.recipes.workflows.running import dry_run as dry_run
+    from shammah.recipes.workflows.running import run as run
+    from shammah.recipes.workflows.stage import Stage as Stage
+    from shammah.recipes.workflows.stage import stage as stage
+    from shammah.recipes.workflows.workflow import Workflow as Workflow
+    from shammah.recipes.workflows.workflow import conditional as conditional
+    from shammah.recipes.workflows.workflow import loop as loop
+    from shammah.recipes.workflows.workflow import parallel as parallel
+    from shammah.recipes.workflows.workflow import stream_loop as stream_loop
+    from shammah.recipes.workflows.workflow import workflow as workflow
     from shammah.renderers.base import Renderer as Renderer
     from shammah.renderers.registry import register as register_renderer
     from shammah.settings import ModelSettings as ModelSettings
@@ -121,26 +121,26 @@ if TYPE_CHECKING:
 _PLACES = {
     "Assistant": "shammah.assistant:Assistant",
     "assistant_message": "shammah.messages:assistant",
-    "Backends": "shammah.recipes.context:Backends",
+    "Backends": "shammah.recipes.workflows.context:Backends",
     "ChatExample": "shammah.datasets:ChatExample",
-    "conditional": "shammah.recipes.workflow:conditional",
-    "Context": "shammah.recipes.context:Context",
-    "describe": "shammah.recipes.drawing:describe",
+    "conditional": "shammah.recipes.workflows.workflow:conditional",
+    "Context": "shammah.recipes.workflows.context:Context",
+    "describe": "shammah.recipes.workflows.drawing:describe",
     "Distillation": "shammah.recipes.distillation:Distillation",
     "DPO": "shammah.recipes.preference:DPO",
-    "dry_run": "shammah.recipes.running:dry_run",
+    "dry_run": "shammah.recipes.workflows.running:dry_run",
     "evaluate": "shammah.evaluation.runner:evaluate",
-    "Factory": "shammah.recipes.context:Factory",
+    "Factory": "shammah.recipes.workflows.context:Factory",
     "FeedbackLoop": "shammah.recipes.feedback_loop:FeedbackLoop",
     "Gradients": "shammah.training.hooks:Gradients",
     "load_base_model": "shammah.models.load:load_base_model",
     "LoraConfig": "shammah.recipes.training_recipe:LoraConfig",
     "local_completer": "shammah.evaluation.local_completer:local_completer",
-    "loop": "shammah.recipes.workflow:loop",
+    "loop": "shammah.recipes.workflows.workflow:loop",
     "Message": "shammah.messages:Message",
     "ModelSettings": "shammah.settings:ModelSettings",
     "open_dataset": "shammah.datasets:open_dataset",
-    "parallel": "shammah.recipes.workflow:parallel",
+    "parallel": "shammah.recipes.workflows.workflow:parallel",
     "Paths": "shammah.paths:Paths",
     "register_hook": "shammah.training.hooks:register",
     "register_logger": "shammah.tracking.loggers.opening:register",
@@ -150,24 +150,24 @@ _PLACES = {
     "report": "shammah.evaluation.report:report",
     "Reinforcement": "shammah.recipes.reinforcement:Reinforcement",
     "Renderer": "shammah.renderers.base:Renderer",
-    "Result": "shammah.recipes.running:Result",
+    "Result": "shammah.recipes.workflows.running:Result",
     "RewardModeling": "shammah.recipes.reward:RewardModeling",
     "RunLogger": "shammah.tracking.loggers.base:RunLogger",
-    "run": "shammah.recipes.running:run",
+    "run": "shammah.recipes.workflows.running:run",
     "RunIdentity": "shammah.tracking.loggers.base:RunIdentity",
     "Score": "shammah.evaluation.scorer:Score",
     "scorer": "shammah.evaluation.registry:scorer",
     "Settings": "shammah.settings:Settings",
     "ShammahError": "shammah.errors:ShammahError",
-    "Stage": "shammah.recipes.stage:Stage",
-    "stage": "shammah.recipes.stage:stage",
-    "stream_loop": "shammah.recipes.workflow:stream_loop",
+    "Stage": "shammah.recipes.workflows.stage:Stage",
+    "stage": "shammah.recipes.workflows.stage:stage",
+    "stream_loop": "shammah.recipes.workflows.workflow:stream_loop",
     "SupervisedFineTuning": "shammah.recipes.sft:SupervisedFineTuning",
     "system_message": "shammah.messages:system",
     "user_message": "shammah.messages:user",
     "validate_quality": "shammah.evaluation.quality:validate_quality",
-    "Workflow": "shammah.recipes.workflow:Workflow",
-    "workflow": "shammah.recipes.workflow:workflow",
+    "Workflow": "shammah.recipes.workflows.workflow:Workflow",
+    "workflow": "shammah.recipes.workflows.workflow:workflow",
     "WorkflowError": "shammah.errors:WorkflowError",
 }
 

@@ -12,7 +12,7 @@ import pytest
 from shammah import Context, Paths, SupervisedFineTuning, parallel, run, stage, workflow
 from shammah.adapters.validate import sha256_of
 from shammah.errors import UsageError, WorkflowError
-from shammah.recipes.stage import FunctionStage
+from shammah.recipes.workflows.stage import FunctionStage
 
 
 async def test_a_run_is_gone_on_with_only_if_there_is_one(tmp_path: Path) -> None:

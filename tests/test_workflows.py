@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from shammah.errors import InputError, UsageError, WorkflowError
-from shammah.recipes.context import Backends, Context, Factory
-from shammah.recipes.drawing import describe
-from shammah.recipes.running import dry_run, run
-from shammah.recipes.stage import FunctionStage, Stage, stage
-from shammah.recipes.workflow import (
+from shammah.recipes.workflows.context import Backends, Context, Factory
+from shammah.recipes.workflows.drawing import describe
+from shammah.recipes.workflows.running import dry_run, run
+from shammah.recipes.workflows.stage import FunctionStage, Stage, stage
+from shammah.recipes.workflows.workflow import (
     Workflow,
     conditional,
     loop,

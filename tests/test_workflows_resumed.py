@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shammah.errors import WorkflowError
-from shammah.recipes.context import Context
-from shammah.recipes.journal import JOURNAL
-from shammah.recipes.running import Result, run
-from shammah.recipes.stage import FunctionStage
-from shammah.recipes.values import digest
-from shammah.recipes.workflow import (
+from shammah.recipes.workflows.context import Context
+from shammah.recipes.workflows.journal import JOURNAL
+from shammah.recipes.workflows.running import Result, run
+from shammah.recipes.workflows.stage import FunctionStage
+from shammah.recipes.workflows.values import digest
+from shammah.recipes.workflows.workflow import (
     Step,
     Workflow,
     conditional,
@@ -247,10 +247,10 @@ def test_a_kill_while_all_is_undone_is_made_up_for(
 PROGRAM = """
 import asyncio, os, sys, time
 from pathlib import Path
-from shammah.recipes.context import Context
-from shammah.recipes.running import run
-from shammah.recipes.stage import stage
-from shammah.recipes.workflow import loop, parallel, stream_loop, workflow
+from shammah.recipes.workflows.context import Context
+from shammah.recipes.workflows.running import run
+from shammah.recipes.workflows.stage import stage
+from shammah.recipes.workflows.workflow import loop, parallel, stream_loop, workflow
 
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 

@@ -25,7 +25,7 @@ from shammah.training.processes import leading
 
 if TYPE_CHECKING:
     from shammah.recipes.recipe import Recipe
-    from shammah.recipes.running import Result
+    from shammah.recipes.workflows.running import Result
 
 INTERRUPTED = 130
 

@@ -1,1 +1,1 @@
-"""Workflows built of stages, and the ready ones that train an adapter with one command."""
+"""Ready ways to an adapter, each with one command; `workflows` is what they are built of."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.errors import ShammahError
-from shammah.recipes.journal import JOURNAL
 from shammah.recipes.manifest import Manifest
 from shammah.recipes.place import RunPlace
+from shammah.recipes.workflows.journal import JOURNAL
 
 if TYPE_CHECKING:
     from shammah.paths import Paths

@@ -13,17 +13,17 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from shammah.errors import InputError, UsageError
-from shammah.recipes.backends import Backends, Factory
-from shammah.recipes.context import Context
 from shammah.recipes.place import RunPlace
-from shammah.recipes.stage import stage
 from shammah.recipes.training_recipe import TrainingRecipe
+from shammah.recipes.workflows.backends import Backends, Factory
+from shammah.recipes.workflows.context import Context
+from shammah.recipes.workflows.stage import stage
 
 if TYPE_CHECKING:
     from shammah.datasets import ChatExample
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.material import Material
-    from shammah.recipes.workflow import Workflow
+    from shammah.recipes.workflows.workflow import Workflow
     from shammah.training.loops.method import Method
 
 ANSWERS = "teacher.jsonl"
@@ -100,7 +100,7 @@ class Distillation(TrainingRecipe):
         from shammah.recipes.fitting import fit
         from shammah.recipes.preparing import prepare
         from shammah.recipes.publishing import publish
-        from shammah.recipes.workflow import workflow
+        from shammah.recipes.workflows.workflow import workflow
 
         asked = (ask,) if self.remote and self.how == "answers" else ()
         return workflow(self.kind, prepare, *asked, fit, publish)

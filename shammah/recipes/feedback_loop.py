@@ -17,11 +17,11 @@ from pydantic import Field, field_validator
 
 from shammah.errors import InputError, TrainingError, UsageError
 from shammah.paths import Paths
-from shammah.recipes.backends import Backends, Factory
-from shammah.recipes.context import Context
 from shammah.recipes.place import RunPlace
 from shammah.recipes.recipe import Recipe, paired
-from shammah.recipes.stage import stage
+from shammah.recipes.workflows.backends import Backends, Factory
+from shammah.recipes.workflows.context import Context
+from shammah.recipes.workflows.stage import stage
 
 if TYPE_CHECKING:
     from shammah.adapters.library import AdapterLibrary
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from shammah.feedback.records import Draft
     from shammah.learning.queue import Job
     from shammah.learning.supervisor import Trainer
-    from shammah.recipes.workflow import Workflow
+    from shammah.recipes.workflows.workflow import Workflow
     from shammah.settings import FeedbackSettings, Settings
 
 HOME = "home"
@@ -65,7 +65,7 @@ class FeedbackLoop(Recipe):
 
     def workflow(self) -> Workflow:
         """See `Recipe.workflow`."""
-        from shammah.recipes.workflow import loop, workflow
+        from shammah.recipes.workflows.workflow import loop, workflow
 
         rounds = loop(learn, examine, over="rounds", name="rounds")
         return workflow(self.kind, gather, rounds, hand_over)

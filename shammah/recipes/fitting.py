@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from shammah.ports.training_client import TrainingClient
-from shammah.recipes.context import Context
 from shammah.recipes.material import Material
 from shammah.recipes.place import RunPlace
-from shammah.recipes.stage import stage
 from shammah.recipes.training_recipe import TrainingRecipe
+from shammah.recipes.workflows.context import Context
+from shammah.recipes.workflows.stage import stage
 
 
 @stage(needs=("data",), gives=("trained", "lessons"))

@@ -18,14 +18,14 @@ from shammah.errors import UsageError
 from shammah.files import private_folder, storage_error
 from shammah.own_code import own_module
 from shammah.paths import Paths
-from shammah.recipes.backends import Backends
 from shammah.recipes.company import gathered
 from shammah.recipes.configuration import made
 from shammah.recipes.manifest import MANIFEST, Manifest, machine, read
 from shammah.recipes.place import RunPlace
 from shammah.recipes.recipe import Recipe
 from shammah.recipes.recording import recorded
-from shammah.recipes.running import Result, run
+from shammah.recipes.workflows.backends import Backends
+from shammah.recipes.workflows.running import Result, run
 from shammah.settings_file import load
 from shammah.tracking.loggers.base import Artifact
 

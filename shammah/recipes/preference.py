@@ -12,8 +12,8 @@ from shammah.recipes.training_recipe import TrainingRecipe
 if TYPE_CHECKING:
     from shammah.datasets import ChatExample
     from shammah.ports.training_client import TrainingClient
-    from shammah.recipes.context import Backends
     from shammah.recipes.material import Material
+    from shammah.recipes.workflows.context import Backends
     from shammah.training.loops.method import Method
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from shammah.recipes.context import Context
 from shammah.recipes.material import Material
 from shammah.recipes.place import RunPlace
-from shammah.recipes.stage import stage
 from shammah.recipes.training_recipe import TrainingRecipe
+from shammah.recipes.workflows.context import Context
+from shammah.recipes.workflows.stage import stage
 
 
 @stage(gives=("data",))

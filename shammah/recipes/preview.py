@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shammah.own_code import own_module
-from shammah.recipes.backends import Backends
-from shammah.recipes.drawing import describe
 from shammah.recipes.manifest import Manifest
 from shammah.recipes.place import RunPlace
+from shammah.recipes.workflows.backends import Backends
+from shammah.recipes.workflows.drawing import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from shammah.errors import AdapterInvalidError
 from shammah.paths import Paths
-from shammah.recipes.backends import Backends, Factory
 from shammah.recipes.material import material_of
 from shammah.recipes.place import RunPlace
+from shammah.recipes.workflows.backends import Backends, Factory
 
 if TYPE_CHECKING:
     from shammah.adapters.library import AdapterLibrary

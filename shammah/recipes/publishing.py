@@ -8,10 +8,10 @@ from shammah.adapters.library import Adapter, AdapterLibrary
 from shammah.adapters.metadata import AdapterMetadata, LessonRecord, LoraConfigRecord
 from shammah.adapters.validate import sha256_of
 from shammah.learning.job import now
-from shammah.recipes.context import Context
 from shammah.recipes.place import RunPlace
-from shammah.recipes.stage import stage
 from shammah.recipes.training_recipe import TrainingRecipe
+from shammah.recipes.workflows.context import Context
+from shammah.recipes.workflows.stage import stage
 
 
 def published_once(

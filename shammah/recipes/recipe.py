@@ -16,10 +16,10 @@ from shammah.settings import ModelSettings
 
 if TYPE_CHECKING:
     from shammah.paths import Paths
-    from shammah.recipes.backends import Backends
     from shammah.recipes.place import RunPlace
-    from shammah.recipes.running import Result
-    from shammah.recipes.workflow import Workflow
+    from shammah.recipes.workflows.backends import Backends
+    from shammah.recipes.workflows.running import Result
+    from shammah.recipes.workflows.workflow import Workflow
 
 
 class Recipe(BaseModel):

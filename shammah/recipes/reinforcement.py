@@ -11,8 +11,8 @@ from pydantic import Field
 
 from shammah.errors import InputError, ShammahError, TrainingError, UsageError
 from shammah.own_code import own_function, own_module
-from shammah.recipes.backends import Backends, Factory
 from shammah.recipes.training_recipe import TrainingRecipe
+from shammah.recipes.workflows.backends import Backends, Factory
 
 if TYPE_CHECKING:
     from shammah.datasets import ChatExample

@@ -12,9 +12,9 @@ from shammah.recipes.training_recipe import TrainingRecipe
 if TYPE_CHECKING:
     from shammah.datasets import ChatExample
     from shammah.ports.training_client import TrainingClient
-    from shammah.recipes.context import Backends
     from shammah.recipes.material import Material
-    from shammah.recipes.workflow import Workflow
+    from shammah.recipes.workflows.context import Backends
+    from shammah.recipes.workflows.workflow import Workflow
     from shammah.training.loops.method import Method
     from shammah.training.reward_client import RewardTrainingClient
 
@@ -39,7 +39,7 @@ class RewardModeling(TrainingRecipe):
         """See `Recipe.workflow`: nothing is published."""
         from shammah.recipes.fitting import fit
         from shammah.recipes.preparing import prepare
-        from shammah.recipes.workflow import workflow
+        from shammah.recipes.workflows.workflow import workflow
 
         return workflow(self.kind, prepare, fit)
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from shammah.datasets import ChatExample
     from shammah.ports.datum import Datum
     from shammah.ports.training_client import TrainingClient
-    from shammah.recipes.context import Backends
     from shammah.recipes.material import Material
+    from shammah.recipes.workflows.context import Backends
     from shammah.training.loops.method import Method
 
 MOST_NEAR = 500

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from shammah.datasets import ChatExample
     from shammah.paths import Paths
     from shammah.ports.training_client import TrainingClient
-    from shammah.recipes.backends import Backends
     from shammah.recipes.material import Material
     from shammah.recipes.place import RunPlace
     from shammah.recipes.preview import Preview
-    from shammah.recipes.workflow import Workflow
+    from shammah.recipes.workflows.backends import Backends
+    from shammah.recipes.workflows.workflow import Workflow
     from shammah.training.local_client import LocalTrainingClient
     from shammah.training.loops.method import Method
 
@@ -139,7 +139,7 @@ class TrainingRecipe(Recipe, LoopSettings):
         from shammah.recipes.fitting import fit
         from shammah.recipes.preparing import prepare
         from shammah.recipes.publishing import publish
-        from shammah.recipes.workflow import workflow
+        from shammah.recipes.workflows.workflow import workflow
 
         return workflow(self.kind, prepare, fit, publish)
 

@@ -11,7 +11,7 @@ from shammah.repl.text import counted, duration, harmless, pairs, styled, table
 if TYPE_CHECKING:
     from shammah.recipes.preview import Preview
     from shammah.recipes.recipe import Recipe
-    from shammah.recipes.running import Result
+    from shammah.recipes.workflows.running import Result
 
 SAMPLE = 600
 """Characters of the first sample that are shown."""

@@ -15,16 +15,23 @@ from contextlib import contextmanager
 from typing import Any
 
 from shammah.errors import WorkflowError
-from shammah.recipes.branch import Branch
-from shammah.recipes.context import Context, Interrupted, Stop, outlast
-from shammah.recipes.items import items_of
-from shammah.recipes.journal import Journal
-from shammah.recipes.records import Items
-from shammah.recipes.stage import Stage
-from shammah.recipes.streaming import END, Ahead
-from shammah.recipes.undoing import Ran, StageFailed
-from shammah.recipes.values import digest, is_plain
-from shammah.recipes.workflow import Conditional, Loop, Parallel, Steps, StreamLoop, Workflow
+from shammah.recipes.workflows.branch import Branch
+from shammah.recipes.workflows.context import Context, Interrupted, Stop, outlast
+from shammah.recipes.workflows.items import items_of
+from shammah.recipes.workflows.journal import Journal
+from shammah.recipes.workflows.records import Items
+from shammah.recipes.workflows.stage import Stage
+from shammah.recipes.workflows.streaming import END, Ahead
+from shammah.recipes.workflows.undoing import Ran, StageFailed
+from shammah.recipes.workflows.values import digest, is_plain
+from shammah.recipes.workflows.workflow import (
+    Conditional,
+    Loop,
+    Parallel,
+    Steps,
+    StreamLoop,
+    Workflow,
+)
 from shammah.tracking.telemetry import span
 
 __all__ = ["Stopped", "Walk"]

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from shammah.errors import WorkflowError
-from shammah.recipes.backends import Backends
-from shammah.recipes.context import Context, Metadata
-from shammah.recipes.stage import Stage
-from shammah.recipes.undoing import said
-from shammah.recipes.values import plain
-from shammah.recipes.workflow import (
+from shammah.recipes.workflows.backends import Backends
+from shammah.recipes.workflows.context import Context, Metadata
+from shammah.recipes.workflows.stage import Stage
+from shammah.recipes.workflows.undoing import said
+from shammah.recipes.workflows.values import plain
+from shammah.recipes.workflows.workflow import (
     Conditional,
     Loop,
     Parallel,

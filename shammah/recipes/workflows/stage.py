@@ -12,7 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, overload
 
-from shammah.recipes.context import Context
+from shammah.recipes.workflows.context import Context
 
 __all__ = ["FunctionStage", "Stage", "stage"]
 

@@ -22,16 +22,16 @@ from typing import Any, Literal
 
 from shammah.errors import ShammahError, StorageError, WorkflowError
 from shammah.files import private_folder
-from shammah.recipes.backends import Backends
-from shammah.recipes.branch import Branch
-from shammah.recipes.context import Context, Metadata, Stop
-from shammah.recipes.journal import Journal
-from shammah.recipes.planning import Plan, dry_run, missing_needs
-from shammah.recipes.records import Header
-from shammah.recipes.undoing import StageFailed, failure, not_undone, roll_back, said
-from shammah.recipes.values import digest, plain
-from shammah.recipes.walking import Stopped, Walk
-from shammah.recipes.workflow import Workflow, shape
+from shammah.recipes.workflows.backends import Backends
+from shammah.recipes.workflows.branch import Branch
+from shammah.recipes.workflows.context import Context, Metadata, Stop
+from shammah.recipes.workflows.journal import Journal
+from shammah.recipes.workflows.planning import Plan, dry_run, missing_needs
+from shammah.recipes.workflows.records import Header
+from shammah.recipes.workflows.undoing import StageFailed, failure, not_undone, roll_back, said
+from shammah.recipes.workflows.values import digest, plain
+from shammah.recipes.workflows.walking import Stopped, Walk
+from shammah.recipes.workflows.workflow import Workflow, shape
 from shammah.tracking.telemetry import span
 
 __all__ = ["Plan", "Result", "dry_run", "run"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shammah.recipes.stage import Stage
-from shammah.recipes.workflow import (
+from shammah.recipes.workflows.stage import Stage
+from shammah.recipes.workflows.workflow import (
     Conditional,
     Loop,
     Parallel,

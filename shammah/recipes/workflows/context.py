@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
-from shammah.recipes.backends import Backends, Factory
+from shammah.recipes.workflows.backends import Backends, Factory
 
 __all__ = ["Backends", "Context", "Factory", "Interrupted", "Metadata", "Stop"]
 

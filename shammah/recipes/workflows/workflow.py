@@ -18,9 +18,9 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from shammah.recipes.context import Context
-from shammah.recipes.stage import Stage
-from shammah.recipes.values import digest
+from shammah.recipes.workflows.context import Context
+from shammah.recipes.workflows.stage import Stage
+from shammah.recipes.workflows.values import digest
 
 __all__ = [
     "Conditional", "Loop", "Parallel", "Steps", "StreamLoop", "Way", "Workflow", "conditional",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from shammah.errors import WorkflowError
-from shammah.recipes.context import Context
-from shammah.recipes.values import is_plain, plain
-from shammah.recipes.workflow import Loop
+from shammah.recipes.workflows.context import Context
+from shammah.recipes.workflows.values import is_plain, plain
+from shammah.recipes.workflows.workflow import Loop
 
 __all__ = ["items_of"]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from shammah.errors import WorkflowError
-from shammah.recipes.context import Context, Stop
-from shammah.recipes.values import is_plain, plain, written
+from shammah.recipes.workflows.context import Context, Stop
+from shammah.recipes.workflows.values import is_plain, plain, written
 
 __all__ = ["Branch", "Changes", "Key"]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from shammah.errors import StorageError, WorkflowError
 from shammah.files import private_folder, storage_error, write_atomic
-from shammah.recipes.branch import Changes
-from shammah.recipes.records import (
+from shammah.recipes.workflows.branch import Changes
+from shammah.recipes.workflows.records import (
     Decision,
     Ended,
     Event,

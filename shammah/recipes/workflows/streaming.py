@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
-from shammah.recipes.context import Context, outlast
-from shammah.recipes.workflow import Source
+from shammah.recipes.workflows.context import Context, outlast
+from shammah.recipes.workflows.workflow import Source
 
 __all__ = ["END", "Ahead"]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shammah.errors import ShammahError, StorageError, WorkflowError
-from shammah.recipes.branch import Branch, Key
-from shammah.recipes.context import Context, Stop
-from shammah.recipes.journal import Journal
-from shammah.recipes.stage import Stage
+from shammah.recipes.workflows.branch import Branch, Key
+from shammah.recipes.workflows.context import Context, Stop
+from shammah.recipes.workflows.journal import Journal
+from shammah.recipes.workflows.stage import Stage
 
 __all__ = ["Ran", "StageFailed", "failure", "not_undone", "roll_back", "said"]
 

@@ -1,0 +1,1 @@
+"""Workflows: stages, what joins them, and a run that survives being killed."""
