@@ -459,7 +459,7 @@ async def test_a_failure_undoes_what_ran_with_what_there_was(tmp_path: Path) -> 
     error = caught.value
     assert error.stage == "publish"
     assert "The stage `publish` failed: there is no library" in error.message
-    assert (error.hint, error.exit_code) == ("Make one.", 7)
+    assert (error.hint, error.exit_code) == ("Make one.", 2)  # of its cause
     assert isinstance(error.__cause__, UsageError)
     assert error.rolled_back == ("publish", "rounds[1]/count", "rounds[0]/count")
     assert error.rollback_failures == (("rounds[0]/count", "RuntimeError: cannot"),)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -37,7 +36,6 @@ from shammah.tracking.trace import timed
 from shammah.training import custom, losses
 from shammah.training.body import Pairs, Targets, weights_of
 from shammah.training.failures import check, failures
-from shammah.training.hooks import Hook
 from shammah.training.local_client import LocalTrainingClient, outcome
 from shammah.training.lockstep import ElsewhereError, Lockstep
 from shammah.training.packing import pack
@@ -316,62 +314,31 @@ def base_of(settings: ModelSettings, on_progress: Progress | None = None) -> Bas
 
 
 def client_of(
-    base: BaseModel,
-    lora: LoraSettings,
-    training: TrainingSettings,
-    *,
-    parent: Path | None = None,
-    parent_scaling: float | None = None,
-    hooks: Sequence[Hook] = (),
+    base: BaseModel, lora: LoraSettings, training: TrainingSettings, **named: Any
 ) -> LocalTrainingClient:
     """The client for how this process was started: one of several (`ParallelTrainingClient`), or
     one alone. `ports.training_client.leads` says which one prints.
 
     Args:
         base: of `base_of`; another one is divided now, where it is to be.
+        named: as `LocalTrainingClient` takes it: `parent`, `parent_scaling`, `hooks`.
 
     Raises:
         TrainingError: see `LocalTrainingClient` and `Processes`.
         AdapterInvalidError: the parent does not fit the model.
     """
     if not launched():
-        return LocalTrainingClient(
-            base, lora, training, parent, parent_scaling=parent_scaling, hooks=hooks
-        )
-    return ParallelTrainingClient(
-        base,
-        lora,
-        training,
-        parent,
-        parent_scaling=parent_scaling,
-        hooks=hooks,
-        processes=_joined(base),
-    )
+        return LocalTrainingClient(base, lora, training, **named)
+    return ParallelTrainingClient(base, lora, training, processes=_joined(base), **named)
 
 
 def reward_client_of(
-    base: BaseModel,
-    lora: LoraSettings,
-    training: TrainingSettings,
-    *,
-    parent: Path | None = None,
-    parent_scaling: float | None = None,
-    hooks: Sequence[Hook] = (),
+    base: BaseModel, lora: LoraSettings, training: TrainingSettings, **named: Any
 ) -> RewardTrainingClient:
     """`client_of` for a model with a scalar head."""
     if not launched():
-        return RewardTrainingClient(
-            base, lora, training, parent, parent_scaling=parent_scaling, hooks=hooks
-        )
-    return ParallelRewardClient(
-        base,
-        lora,
-        training,
-        parent,
-        parent_scaling=parent_scaling,
-        hooks=hooks,
-        processes=_joined(base),
-    )
+        return RewardTrainingClient(base, lora, training, **named)
+    return ParallelRewardClient(base, lora, training, processes=_joined(base), **named)
 
 
 def _joined(base: BaseModel) -> Processes:
