@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,7 +292,8 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Transformers' messages go to our log, and its progress bars nowhere."""
+    """Transformers' messages go to our log, and its progress bars nowhere. One thread at a time:
+    while a model is loaded, transformers changes what torch makes of every tensor."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 
@@ -301,7 +303,8 @@ def quiet_transformers() -> Iterator[None]:
     theirs.handlers = [handler for handler in theirs.handlers if handler is not _forward]
     theirs.addHandler(_forward)
     theirs.propagate = False
-    yield
+    with _ALONE:
+        yield
 
 
 class _Forward(logging.Handler):
@@ -310,3 +313,4 @@ class _Forward(logging.Handler):
 
 
 _forward = _Forward()
+_ALONE = threading.RLock()
