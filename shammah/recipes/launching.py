@@ -13,7 +13,7 @@ from typing import Any
 from shammah.adapters.library import NAME
 from shammah.adapters.validate import sha256_of
 from shammah.errors import UsageError
-from shammah.files import private_folder
+from shammah.files import private_folder, storage_error
 from shammah.own_code import own_module
 from shammah.paths import Paths
 from shammah.recipes.backends import Backends
@@ -111,13 +111,13 @@ def recipe_of(folder: Path) -> Recipe:
 
 def _place(recipe: Recipe, paths: Paths, run_id: str | None, resume: bool) -> RunPlace:
     """The folder of a run, with its manifest begun."""
-    name = run_id or f"{recipe.kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = run_id or _by_the_time(recipe.kind, paths.runs)
     if not NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is no name for a run.", hint="Use letters, digits, '.', '_' and '-'."
         )
     folder = paths.runs / name
-    if folder.exists() and not resume:
+    if run_id and folder.exists() and not resume:
         raise UsageError(
             f"There is a run {name} already.",
             hint=f"Name another one, or go on with it: `shammah train resume {name}`.",
@@ -133,6 +133,22 @@ def _place(recipe: Recipe, paths: Paths, run_id: str | None, resume: bool) -> Ru
             seeds={"seed": recipe.seed},
         )
     return place
+
+
+def _by_the_time(kind: str, runs: Path) -> str:
+    """A name that no run has, also of those that begin in the same second; its folder is made."""
+    stamp = f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    private_folder(runs)
+    name, number = stamp, 1
+    while True:
+        try:
+            (runs / name).mkdir(mode=0o700)
+            return name
+        except FileExistsError:
+            number += 1
+            name = f"{stamp}-{number}"
+        except OSError as error:
+            raise storage_error(error, runs / name) from error
 
 
 def _artifact(place: RunPlace, result: Result) -> Artifact:

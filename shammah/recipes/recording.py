@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from shammah.recipes.manifest import Manifest
@@ -49,6 +50,8 @@ class Recording:
 
     def measured(self, name: str, figures: Mapping[str, int | float], about: Any) -> None:
         """Take an event of the loop."""
+        if _RECORDED.get() is not self:
+            return
         self.begin()
         if name == START:
             return
@@ -62,6 +65,10 @@ class Recording:
             kind = name.removeprefix("training.")
             finite = {f"{kind}/{key}": value for key, value in finite.items()}
         self.loggers.log_metrics(finite, step)
+
+
+_RECORDED: ContextVar[Recording | None] = ContextVar("recorded", default=None)
+"""Whose events these are: several runs may be under way in a process, as branches of a workflow."""
 
 
 @contextmanager
@@ -99,12 +106,14 @@ def recorded(
     recording = Recording(loggers, place.manifest, hparams)
 
     def issue(name: str, measured: Mapping[str, int | float], about: Mapping[str, Any]) -> None:
-        tell(str(about["text"]))
+        if _RECORDED.get() is recording:
+            tell(str(about["text"]))
 
+    token = _RECORDED.set(recording)
     try:
         with (
-            telemetry.attached("recipe run", [START, STEP, *OTHERS], recording.measured),
-            telemetry.attached("recipe issues", ["training.issue"], issue),
+            telemetry.attached(f"run {place.folder}", [START, STEP, *OTHERS], recording.measured),
+            telemetry.attached(f"issues of {place.folder}", ["training.issue"], issue),
         ):
             yield recording
     except Exception:
@@ -114,6 +123,7 @@ def recorded(
         recording.outcome = "interrupted"
         raise
     finally:
+        _RECORDED.reset(token)
         recording.begin()
         loggers.close(recording.outcome)
 
