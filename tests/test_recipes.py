@@ -3,6 +3,7 @@ answers, what is told of mistakes, and what is left of a run that was interrupte
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -19,6 +20,8 @@ from terminal import CTRL_C, Terminal
 
 from shammah.cli.parser import parse
 from shammah.cli.recipe_options import given
+from shammah.errors import WorkflowError
+from shammah.paths import Paths
 from shammah.recipes.configuration import made
 from shammah.recipes.launching import recipe_of
 
@@ -284,6 +287,32 @@ def test_a_name_that_is_taken_is_refused_before_training(
         done = shammah(home, "train", "sft", "--data", str(faq), "--name", "faq", *extra)
         assert done.returncode == 5 and "There is an adapter 'faq' already" in done.stderr
     assert [run["run"] for run in shammah_json(home, "runs", "list")] == ["a"]
+
+
+async def test_runs_that_begin_in_one_second_have_names_of_their_own(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("prompt,completion\nq,a\nq2\n")
+    recipe, paths = made("sft", {"data": str(bad)}), Paths(tmp_path, tmp_path)
+    failed = await asyncio.gather(
+        *(recipe.run(paths=paths) for _ in range(4)), return_exceptions=True
+    )
+    assert all(isinstance(each, WorkflowError) and each.exit_code == 2 for each in failed)
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+
+
+async def test_runs_at_the_same_time_are_recorded_apart(tmp_path: Path, faq: Path) -> None:
+    paths = Paths(tmp_path, tmp_path)
+    values = {"data": str(faq), "device": "cpu"}
+    await asyncio.gather(
+        *(
+            made("sft", {**values, "epochs": epochs}).run(paths=paths, run_id=f"for-{epochs}")
+            for epochs in (2, 3)
+        )
+    )
+    for epochs in (2, 3):
+        lines = (tmp_path / "runs" / f"for-{epochs}" / "metrics.jsonl").read_text().splitlines()
+        steps = [record["step"] for record in map(json.loads, lines) if "loss" in record]
+        assert steps == list(range(1, epochs + 1))
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, faq: Path) -> None:
