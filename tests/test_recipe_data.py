@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from shammah import DPO, Paths, Reinforcement, SupervisedFineTuning
+from shammah import DPO, Backends, Paths, Reinforcement, RewardModeling, SupervisedFineTuning
 from shammah.errors import InputError
+from shammah.ports.training_client import TrainingClient
 from shammah.recipes.material import Material, material_of
 from shammah.recipes.training_recipe import TrainingRecipe
 
@@ -77,3 +78,22 @@ async def test_an_example_that_is_too_long_is_left_out_and_counted(tmp_path: Pat
     assert manifest["data"]["lacking"] == lacking and manifest["data"]["examples"] == 2
     taught = [each["query"] for each in result.context.state["lessons"]]
     assert taught == ["Which city?", "Which tree?"]
+
+
+async def test_a_pair_that_is_too_long_is_left_out_and_counted(
+    tmp_path: Path, embedded_model: BaseModel
+) -> None:
+    data = feedback(tmp_path, [*FEEDBACK, {**FEEDBACK[0], "query": "word " * 2000}])
+    paths = Paths(tmp_path / "home", tmp_path / "home")
+    result = await DPO(data=data, max_steps=1).run(paths=paths)
+    about = result.context.state["data"]
+    lacking = {"two answers": 3, "answers that fit into 1,024 tokens": 1}
+    assert (about["examples"], about["lacking"]) == (2, lacking)
+    client = cast(TrainingClient, None)  # the method of pairs is made of the material alone
+    for kind in (DPO, RewardModeling):
+        material = material_of(kind(data=data), embedded_model)
+        kind(data=data).method(material, client, Backends())
+        assert material.lacking == lacking
+        short = material_of(kind(data=data, max_length=5), embedded_model)
+        with pytest.raises(InputError, match="None of the 3 pairs to learn from fits into 5"):
+            kind(data=data).method(short, client, Backends())

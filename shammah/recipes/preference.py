@@ -6,15 +6,47 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from shammah.errors import InputError
 from shammah.recipes.material import without_pair
 from shammah.recipes.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shammah.datasets import ChatExample
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.material import Material
     from shammah.recipes.workflows.context import Backends
     from shammah.training.loops.method import Method
+    from shammah.training.loops.pairs import Pair
+
+
+def fitting(pairs: Sequence[Pair], material: Material, purpose: str) -> list[Pair]:
+    """The pairs of which both answers fit into what is read of an example.
+
+    Raises:
+        InputError: there were pairs, and none of them does.
+    """
+    most = material.max_tokens
+    kept = [
+        pair
+        for pair in pairs
+        if max(len(pair.chosen.model_input), len(pair.rejected.model_input)) <= most
+    ]
+    if pairs and not kept:
+        raise InputError(
+            f"None of the {len(pairs)} pairs to {purpose} fits into {most} tokens.",
+            hint="Take a model that reads more, or look at them: `shammah data show`.",
+        )
+    return kept
+
+
+def learned(pairs: Sequence[Pair], material: Material) -> list[Pair]:
+    """The pairs to learn from that fit, with the others counted."""
+    kept = fitting(pairs, material, "learn from")
+    if too_long := len(pairs) - len(kept):
+        material.lacking[f"answers that fit into {material.max_tokens:,} tokens"] = too_long
+    return kept
 
 
 class DPO(TrainingRecipe):
@@ -44,8 +76,8 @@ class DPO(TrainingRecipe):
         from shammah.training.loops.preference import PreferenceMethod
 
         return PreferenceMethod(
-            pairs_of(material.examples, material.renderer),
-            pairs_of(material.judged, material.renderer),
+            learned(pairs_of(material.examples, material.renderer), material),
+            fitting(pairs_of(material.judged, material.renderer), material, "evaluate on"),
             loss=self.loss,
             batch_size=self.batch_size,
             accumulation=self.accumulation,

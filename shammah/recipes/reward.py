@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from shammah.recipes.material import without_pair
+from shammah.recipes.preference import fitting, learned
 from shammah.recipes.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class RewardModeling(TrainingRecipe):
         from shammah.training.reward_model import scored_pairs
 
         return RewardMethod(
-            scored_pairs(material.examples, material.renderer),
-            scored_pairs(material.judged, material.renderer),
+            learned(scored_pairs(material.examples, material.renderer), material),
+            fitting(scored_pairs(material.judged, material.renderer), material, "evaluate on"),
             loss=self.loss,
             batch_size=self.batch_size,
             accumulation=self.accumulation,
