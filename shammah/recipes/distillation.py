@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from shammah.errors import InputError, UsageError
+from shammah.errors import UsageError
 from shammah.recipes.place import RunPlace
+from shammah.recipes.teacher_answers import answered, answers, ask
 from shammah.recipes.training_recipe import TrainingRecipe
 from shammah.recipes.workflows.backends import Backends, Factory
-from shammah.recipes.workflows.context import Context
-from shammah.recipes.workflows.stage import stage
 
 if TYPE_CHECKING:
-    from shammah.datasets import ChatExample
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.material import Material
     from shammah.recipes.workflows.workflow import Workflow
     from shammah.training.loops.method import Method
-
-ANSWERS = "teacher.jsonl"
-AT_ONCE = 4
-"""Questions that a server is asked together."""
 
 
 class Distillation(TrainingRecipe):
@@ -160,8 +149,8 @@ class Distillation(TrainingRecipe):
             )
         if self.remote:
             place: RunPlace = backends["place"]
-            answers = _answers(place)
-            examples, held_out = _answered(examples, answers), _answered(held_out, answers)
+            known = answers(place)
+            examples, held_out = answered(examples, known), answered(held_out, known)
         given = self.remote or self.how == "distribution"
         return OffPolicyDistillation(
             examples,
@@ -181,87 +170,6 @@ class Distillation(TrainingRecipe):
         )
 
 
-@stage(needs=("data",), gives=("asked",))
-async def ask(context: Context) -> None:
-    """Ask the server each question, and keep its answers."""
-    from shammah.ports.llm_client import ChatParams
-
-    recipe: Distillation = context.config
-    place: RunPlace = context.backends["place"]
-    material: Material = context.backends["material"]
-    params = ChatParams(
-        max_tokens=recipe.max_tokens, temperature=recipe.temperature, seed=recipe.seed
-    )
-    known = _answers(place)
-    asked = {_key(each): each.prompt for each in (*material.examples, *material.held_out)}
-    missing = [key for key in asked if key not in known]
-    for start in range(0, len(missing), AT_ONCE):
-        if context.stopping():
-            context.interrupt()
-        members = missing[start : start + AT_ONCE]
-        teacher = context.backends["teacher"]
-        found = await asyncio.gather(
-            *(teacher.chat(asked[key], params) for key in members), return_exceptions=True
-        )
-        answers = {
-            # One that was cut would teach to break off.
-            key: answer.message.text.strip() if answer.stop_reason == "stop" else ""
-            for key, answer in zip(members, found, strict=True)
-            if not isinstance(answer, BaseException)
-        }
-        # What was asked, and perhaps paid for, is not asked again, also where another one failed.
-        _keep(place, answers)
-        known |= answers
-        for each in found:
-            if isinstance(each, BaseException):
-                raise each
-    left_out = sum(not known[key] for key in asked)
-    if left_out == len(asked):
-        raise InputError(
-            f"The teacher answered none of {left_out} questions within {recipe.max_tokens} tokens.",
-            hint="Raise max_tokens, and start a new run: its answers are kept with this one.",
-        )
-    context.state["asked"] = len(asked)
-    context.state["data"] = {**context.state["data"], "unanswered": left_out}
-
-
 def _is_openai(address: str) -> bool:
     host = urlsplit(address).hostname or ""
     return address.startswith("https://") and (host == "openai.com" or host.endswith(".openai.com"))
-
-
-def _answers(place: RunPlace) -> dict[str, str]:
-    """What the server has answered, by `_key`; a line that a kill has torn is not among it."""
-    try:
-        text = (place.folder / ANSWERS).read_text("utf-8")
-    except FileNotFoundError:
-        return {}
-    return dict(json.loads(line) for line in text.split("\n")[:-1])
-
-
-def _keep(place: RunPlace, answers: Mapping[str, str]) -> None:
-    file = place.folder / ANSWERS
-    lines = "".join(json.dumps(pair) + "\n" for pair in answers.items())
-    with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as stream:  # noqa: PTH123
-        # Behind the last whole line.
-        stream.seek(stream.read().rfind(b"\n") + 1)
-        stream.truncate()
-        stream.write(lines.encode())
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _answered(examples: Sequence[ChatExample], answers: Mapping[str, str]) -> list[ChatExample]:
-    from shammah.messages import assistant
-
-    return [
-        replace(each, messages=(*each.prompt, assistant(answers[_key(each)])))
-        for each in examples
-        if answers[_key(each)]
-    ]
-
-
-def _key(example: ChatExample) -> str:
-    from shammah.messages import to_dicts
-
-    return json.dumps(to_dicts(example.prompt), ensure_ascii=False)

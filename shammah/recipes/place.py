@@ -8,6 +8,8 @@ from pathlib import Path
 from shammah.paths import Paths
 from shammah.recipes.manifest import Manifest
 
+WEIGHTS = "adapter.safetensors"
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlace:
@@ -35,4 +37,4 @@ class RunPlace:
 
     @property
     def weights(self) -> Path:
-        return self.folder / "adapter.safetensors"
+        return self.folder / WEIGHTS

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from shammah.errors import InputError, ShammahError, TrainingError, UsageError
 from shammah.own_code import own_function, own_module
+from shammah.recipes.place import WEIGHTS
 from shammah.recipes.training_recipe import TrainingRecipe
 from shammah.recipes.workflows.backends import Backends, Factory
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from shammah.recipes.place import RunPlace
     from shammah.training.loops.environments import Reward, RewardFunction
     from shammah.training.loops.method import Method
-
-
-WEIGHTS = "adapter.safetensors"
 
 
 class Reinforcement(TrainingRecipe):
