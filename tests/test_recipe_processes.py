@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import tiny_models
@@ -83,6 +85,43 @@ def test_what_is_wrong_is_said_once(tmp_path: Path, asked: list[str]) -> None:
     _, err = process.communicate(timeout=100)
     assert process.returncode != 0
     assert err.count("There is a run pair already.") == 1
+
+
+class Teacher(BaseHTTPRequestHandler):
+    """Answers every question with its number, and counts."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body["messages"][-1]["content"])
+        message = {"role": "assistant", "content": "it is so."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        text = json.dumps({"id": "1", "object": "chat.completion", "model": "t",
+                           "choices": [choice]}).encode()  # fmt: skip
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *about: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.timeout(300)
+def test_a_teacher_is_asked_once(tmp_path: Path, asked: list[str]) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Teacher)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/v1"
+        teacher = ["--teacher", address, "--teacher-model", "t", "--max-tokens", "8"]
+        arguments = ["train", "distill", *asked[2:], *teacher]
+        made = result(begun(tmp_path / "home", two(), arguments))
+    finally:
+        server.shutdown()
+    assert sorted(Teacher.asked) == sorted(json.loads(row)["prompt"] for row in ROWS)
+    assert made["metrics"]["after/loss"] < made["metrics"]["before/loss"]
 
 
 def children(pid: int) -> list[int]:

@@ -9,7 +9,7 @@ journal in a folder that goes away; what lasts is written by the one that leads.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from shammah.errors import ShammahError
 from shammah.recipes.manifest import Manifest
 from shammah.recipes.place import RunPlace
+from shammah.recipes.workflows.context import Context, Interrupted
 from shammah.recipes.workflows.journal import JOURNAL
 
 if TYPE_CHECKING:
@@ -55,6 +56,34 @@ def gathered(begin: Callable[[], RunPlace], paths: Paths) -> Iterator[tuple[RunP
         if journal:
             (Path(folder) / JOURNAL).write_bytes(journal)
         yield place, Path(folder)
+
+
+async def led(context: Context, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something in the process that leads alone; the others wait for its end.
+
+    Raises:
+        Exception: what `work` raises; in the others a `LedError`.
+    """
+    from shammah.training.processes import Processes, launched
+
+    if not launched():
+        await work()
+        return
+    processes = Processes()
+    if processes.leads:
+        try:
+            await work()
+        except BaseException as error:
+            processes.gathered((isinstance(error, Interrupted), str(error)))
+            raise
+        processes.gathered(None)
+        return
+    told: list[Any] = processes.gathered(None)
+    if told[0] is not None:
+        interrupted, message = told[0]
+        if interrupted:
+            context.interrupt()
+        raise LedError(message)
 
 
 def _led(begin: Callable[[], RunPlace], processes: Processes) -> tuple[RunPlace, bytes]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shammah.errors import InputError
+from shammah.recipes.company import led
 from shammah.recipes.place import RunPlace
 from shammah.recipes.workflows.context import Context
 from shammah.recipes.workflows.stage import stage
@@ -27,6 +28,17 @@ AT_ONCE = 4
 @stage(needs=("data",), gives=("asked",))
 async def ask(context: Context) -> None:
     """Ask the server each question, and keep its answers."""
+    await led(context, lambda: _ask(context))
+    place: RunPlace = context.backends["place"]
+    material: Material = context.backends["material"]
+    known = answers(place)
+    asked = {_key(each) for each in (*material.examples, *material.held_out)}
+    left_out = sum(not known[key] for key in asked)
+    context.state["asked"] = len(asked)
+    context.state["data"] = {**context.state["data"], "unanswered": left_out}
+
+
+async def _ask(context: Context) -> None:
     from shammah.ports.llm_client import ChatParams
 
     recipe: Distillation = context.config
@@ -58,14 +70,11 @@ async def ask(context: Context) -> None:
         for each in found:
             if isinstance(each, BaseException):
                 raise each
-    left_out = sum(not known[key] for key in asked)
-    if left_out == len(asked):
+    if not any(known[key] for key in asked):
         raise InputError(
-            f"The teacher answered none of {left_out} questions within {recipe.max_tokens} tokens.",
+            f"The teacher answered none of {len(asked)} questions in {recipe.max_tokens} tokens.",
             hint="Raise max_tokens, and start a new run: its answers are kept with this one.",
         )
-    context.state["asked"] = len(asked)
-    context.state["data"] = {**context.state["data"], "unanswered": left_out}
 
 
 def answers(place: RunPlace) -> dict[str, str]:
