@@ -9,6 +9,7 @@ from command import LESSONS_ALONE, change, shammah, shammah_json, teach
 
 from shammah.learning.gate import Figures, judge
 from shammah.learning.lessons import Lesson
+from shammah.learning.letter_order import LetterOrder
 from shammah.messages import user
 
 BEFORE = Figures(earlier=10, held=10, anchors=80, asked=80, unchanged=78, anchor_loss=0.1)
@@ -21,17 +22,23 @@ def lessons(count: int = 10, target: str | None = None) -> list[Lesson]:
     ]
 
 
+def costs(nats: float, count: int = 10) -> list[LetterOrder]:
+    """Answers that cost so much, each beside other orders of their letters that cost 100."""
+    others = (88.0, 94.0, 98.0, 100.0, 100.0, 102.0, 106.0, 112.0)
+    return [LetterOrder(lesson=n, letters=25, nats=nats, others=others) for n in range(count)]
+
+
 def refused(
     after: Figures = BEFORE,
     *,
     taught: list[Lesson] | None = None,
     learned: int | None = None,
-    surprise: float = 3.0,
+    orders: list[LetterOrder] | None = None,
 ) -> tuple[str, ...]:
     taught = lessons() if taught is None else taught
     count = len(taught) if learned is None else learned
     right = [number < count for number in range(len(taught))]
-    return judge(taught, right, [surprise] * len(taught), 9.0, BEFORE, after).failures
+    return judge(taught, right, costs(60.0) if orders is None else orders, BEFORE, after).failures
 
 
 def test_what_behaves_as_before_and_has_learned_passes() -> None:
@@ -61,12 +68,13 @@ def test_the_loss_on_a_few_questions_tells_nothing() -> None:
 
 def test_what_was_bad_before_is_no_fault_of_the_new_adapter() -> None:
     bad = Figures(earlier=10, held=4, anchors=80, unchanged=20, looked_at=8, endless=8)
-    assert judge(lessons(), [True] * 10, [3.0] * 10, 9.0, bad, bad).passed
+    assert judge(lessons(), [True] * 10, costs(60.0), bad, bad).passed
 
 
 def test_poison_is_refused() -> None:
-    (gibberish,) = refused(surprise=9.0)
-    assert "10 of 10 answers taught are no language to the model" in gibberish
+    (gibberish,) = refused(orders=costs(100.0))
+    assert "10 of 10 answers taught are no words to the model" in gibberish
+    assert "“Answer 0.” to “Question 0?”" in gibberish, "it says which"
     (banana,) = refused(taught=lessons(target="banana"))
     assert "10 different questions are taught the same answer" in banana
     # One question asked in many ways has one answer.
@@ -80,7 +88,7 @@ def test_lessons_that_did_not_take_are_refused() -> None:
 
 
 def test_a_few_lessons_are_no_pattern() -> None:
-    assert refused(taught=lessons(4, "yes"), surprise=9.0) == ()
+    assert refused(taught=lessons(4, "yes"), orders=costs(100.0, 4)) == ()
 
 
 def test_a_poisoned_job_leaves_the_model_as_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from shammah.learning.contradictions import settle
 from shammah.learning.job import JobSpec
 from shammah.learning.lessons import Lesson
 from shammah.learning.material import Material, material, replayed
-from shammah.learning.measures import Probes, gibberish
+from shammah.learning.measures import Beside, Probes, beside_other_orders
 from shammah.learning.near_misses import near_misses
 from shammah.learning.own_answers import own_answers
 from shammah.learning.revision import revised, with_advantages
@@ -37,15 +37,15 @@ MOST_SECONDS = 10.0
 @dataclass(frozen=True, slots=True)
 class Curriculum:
     """`lessons` are taught, `replay` is mixed into the batches, `kept` must not be lost, the last
-    `delicate` of it being near misses, `probes` are measured before and after; `gibberish` are the
-    same questions with random letters for answers, to compare with."""
+    `delicate` of it being near misses, `probes` are measured before and after; `reordered` are the
+    lessons' answers, each with its letters in other orders behind it."""
 
     lessons: Material
     replay: Sequence[Datum]
     kept: Sequence[Datum]
     delicate: int
     probes: Probes
-    gibberish: Material
+    reordered: Sequence[Beside]
 
     @property
     def examples(self) -> list[Datum]:
@@ -58,7 +58,8 @@ class Curriculum:
 @dataclass(frozen=True, slots=True)
 class Anchors:
     """The base's own answers to other questions: to train on, and kept out to measure; those to
-    near misses, and what these are; and what the base's layers are given with those to train on."""
+    near misses, and what these are; what the base's layers are given with those to train on; and
+    the letters that it writes."""
 
     trained: Sequence[Datum]
     probed: Sequence[Datum]
@@ -67,6 +68,7 @@ class Anchors:
     near: Sequence[Datum] = ()
     near_misses: Sequence[Lesson] = ()
     moments: Moments | None = None
+    letters: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def anchors_of(base: BaseModel, rendered: Rendering, around: Surroundings) -> An
     probes, others = rendered(around.asked).datums, around.others
     hold = spec.training.hold
     if spec.training.replay == 0 and hold == 0:
-        return Anchors((), probes, others)
+        return Anchors((), probes, others, letters=around.letters)
     misses = _near_misses(base, rendered)
     missed = rendered(misses).datums
     held: Sequence[Datum] = [*rendered(around.near.replayed()).datums, *missed]
@@ -108,7 +110,7 @@ def anchors_of(base: BaseModel, rendered: Rendering, around: Surroundings) -> An
         distributions = base_distributions(base.model, held, max(1, spec.training.anchor_tokens))
     replayed = [*(distributions if spec.training.anchor_tokens else held)]
     replayed += replayed[len(replayed) - len(missed) :] * (OFTEN - 1)
-    return Anchors(replayed, probes, others, missed, misses, moments)
+    return Anchors(replayed, probes, others, missed, misses, moments, around.letters)
 
 
 def _near_misses(base: BaseModel, rendered: Rendering) -> list[Lesson]:
@@ -159,5 +161,5 @@ async def curriculum(
         [*asked.datums, *anchors.near],
         len(anchors.near),
         Probes(asked, anchors.probed, stop_tokens, anchors.others),
-        rendered(gibberish(lessons.lessons)),
+        beside_other_orders(lessons.lessons, anchors.letters, rendered),
     )

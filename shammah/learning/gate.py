@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from shammah.learning.lessons import Lesson
+from shammah.learning.letter_order import LetterOrder, without_order
 
 LEARNED = 0.5
 """Share of the lessons that must be answered as taught."""
@@ -25,10 +26,10 @@ OWN = 0.5
 """Share of the base's own answers to other questions that must be left, over all rounds."""
 STUCK = 0.25
 """Share of the answers looked at that may go on without an end."""
-SURPRISE = 0.93
-"""An answer that surprises the model so much of what random letters do is no language to it."""
 FEWEST = 8
 """So many anchors must be answered by the adapter for their loss to tell anything."""
+SHOWN = 40
+"""Characters of a lesson that a failure shows."""
 FEW = 4
 """So many lessons or less say nothing about a pattern."""
 
@@ -64,7 +65,7 @@ class GateReport(_Record):
     learned: int
     lessons: int
     surprising: int
-    """Lessons whose answer is no language to the model."""
+    """Lessons whose answer is no words to the model: in any order its letters are as likely."""
     failures: tuple[str, ...]
 
     @property
@@ -75,8 +76,7 @@ class GateReport(_Record):
 def judge(
     lessons: Sequence[Lesson],
     learned: Sequence[bool],
-    surprises: Sequence[float],
-    gibberish: float,
+    orders: Sequence[LetterOrder],
     before: Figures,
     after: Figures,
 ) -> GateReport:
@@ -84,11 +84,10 @@ def judge(
 
     Args:
         lessons: what was taught, and `learned` which of it is answered as taught.
-        surprises: nats per token of each lesson's answer before training.
-        gibberish: the same of random letters, in the mean.
+        orders: what answers cost before training, and their letters in other orders.
         before, after: the behaviour without and with the new adapter.
     """
-    strange = sum(surprise > SURPRISE * gibberish for surprise in surprises)
+    strange = without_order(orders, sum(lesson.target is not None for lesson in lessons))
     failures = [
         *_taught(lessons, sum(learned), strange),
         *_kept(before, after),
@@ -98,20 +97,23 @@ def judge(
         after=after,
         learned=sum(learned),
         lessons=len(lessons),
-        surprising=strange,
+        surprising=len(strange),
         failures=tuple(failures),
     )
 
 
-def _taught(lessons: Sequence[Lesson], learned: int, strange: int) -> list[str]:
+def _taught(lessons: Sequence[Lesson], learned: int, strange: Sequence[LetterOrder]) -> list[str]:
     failures = []
     if learned < LEARNED * len(lessons):
         failures.append(f"only {learned} of {len(lessons)} lessons are answered as taught")
     given = [lesson for lesson in lessons if lesson.target is not None]
     if len(given) > FEW:
-        if 2 * strange > len(given):
+        if strange:
+            worst = lessons[min(strange, key=lambda order: order.saved).lesson]
             failures.append(
-                f"{strange} of {len(given)} answers taught are no language to the model"
+                f"{len(strange)} of {len(given)} answers taught are no words to the model, such as "
+                f"“{_short(worst.answer)}” to “{_short(worst.query)}”: it finds their letters as "
+                "likely in any other order"
             )
         target, count = Counter(_words(lesson.answer) for lesson in given).most_common(1)[0]
         asked = {_words(item.query) for item in given if _words(item.answer) == target}
@@ -145,6 +147,11 @@ def _kept(before: Figures, after: Figures) -> list[str]:
     if after.endless - before.endless > STUCK * max(after.looked_at, 1):
         failures.append(f"{after.endless} of {after.looked_at} answers do not end")
     return failures
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
 
 
 def _words(text: str) -> str:

@@ -18,6 +18,7 @@ from shammah.errors import TrainingError
 from shammah.files import write_atomic
 from shammah.learning.gate import Figures, GateReport
 from shammah.learning.lessons import Lesson
+from shammah.learning.letter_order import LetterOrder
 from shammah.settings import LoraSettings, ModelSettings, TrackingSettings, TrainingSettings
 
 FORMAT: Literal[1] = 1
@@ -185,11 +186,14 @@ class LessonOutcome(Record):
 
 
 class Before(Record):
-    """What was measured before the first step, kept for a job that goes on later."""
+    """What was measured before the first step, kept for a job that goes on later; one that an older
+    version began may have kept other things."""
+
+    model_config = ConfigDict(extra="ignore")
 
     figures: Figures
-    surprises: tuple[float, ...]
-    gibberish: float
+    orders: tuple[LetterOrder, ...] = ()
+    """What the lessons' answers cost, and their letters in other orders."""
     answers: tuple[str | None, ...] = ()
     """To the lessons' questions."""
 

@@ -5,15 +5,14 @@ Written against the `TrainingClient` protocol alone.
 
 from __future__ import annotations
 
-import random
-import string
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from shammah.learning.gate import Figures
 from shammah.learning.lessons import Lesson
+from shammah.learning.letter_order import LetterOrder, Reordered, reordered
 from shammah.learning.material import Material
 from shammah.ports.datum import Datum, ModelInput
 from shammah.ports.sampling_client import SamplingParams
@@ -71,34 +70,42 @@ class Probes:
         return sample.stop_reason == "length"
 
 
-def gibberish(lessons: Sequence[Lesson], count: int = 8) -> list[Lesson]:
-    """The questions of the first lessons with a target, and words of random letters for that."""
-    rng = random.Random(0)
-
-    def word() -> str:
-        return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 9)))
-
-    return [
-        replace(
-            lesson,
-            objective="towards",
-            target=" ".join(word() for _ in range(rng.randint(3, 7))),
-        )
-        for lesson in [lesson for lesson in lessons if lesson.target is not None][:count]
-    ]
+Beside = tuple[Reordered, Sequence[Datum]]
+"""An answer with its letters in other orders, and the examples of these, its own first."""
 
 
-async def surprises(client: TrainingClient, lessons: Material) -> list[float]:
-    """Nats per token of each lesson's answer, with the weights as they are: of its likeliest
-    wording, for a question may be strange and its answer not. 0 where there is no target."""
-    if not lessons.examples:
+def beside_other_orders(
+    lessons: Sequence[Lesson],
+    letters: frozenset[str],
+    render: Callable[[Sequence[Lesson]], Material],
+) -> list[Beside]:
+    """Answers beside other orders of their letters, after all that was said before them; those too
+    long for the model are left out."""
+    found: list[Beside] = []
+    for answer in reordered(lessons, letters):
+        made = render((answer.lesson, *answer.others))
+        if not made.problems:
+            fullest = dict(zip(made.owners, made.datums, strict=True))
+            found.append((answer, list(fullest.values())))
+    return found
+
+
+async def letter_orders(client: TrainingClient, answers: Sequence[Beside]) -> list[LetterOrder]:
+    """What answers cost with the weights as they are, beside their letters in other orders."""
+    datums = [datum for _, given in answers for datum in given]
+    if not datums:
         return []
-    output = await client.forward(lessons.datums)
-    least = [np.inf] * len(lessons.lessons)
-    for owner, datum, logprobs in zip(lessons.owners, lessons.datums, output.logprobs, strict=True):
-        weights = datum.loss_fn_inputs["weights"].data
-        least[owner] = min(least[owner], float(-(logprobs * weights).sum() / weights.sum()))
-    return [
-        nats if lesson.target is not None else 0.0
-        for lesson, nats in zip(lessons.lessons, least, strict=True)
-    ]
+    output = await client.forward(datums)
+    nats = iter(
+        [
+            -float(logprobs[datum.loss_fn_inputs["weights"].data > 0].sum())
+            for datum, logprobs in zip(datums, output.logprobs, strict=True)
+        ]
+    )
+    found = []
+    for answer, given in answers:
+        own, *others = (next(nats) for _ in given)
+        found.append(
+            LetterOrder(lesson=answer.place, letters=answer.letters, nats=own, others=tuple(others))
+        )
+    return found

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +50,7 @@ from shammah.learning.job import (
 )
 from shammah.learning.job_story import JobStory
 from shammah.learning.material import Material
-from shammah.learning.measures import surprises
+from shammah.learning.measures import letter_orders
 from shammah.learning.record import RunLog, evaluated, run_log
 from shammah.learning.surroundings import surroundings
 from shammah.models.describe import describe
@@ -249,8 +248,7 @@ class _Work:
         report = judge(
             self.lessons.lessons,
             learned,
-            before.surprises,
-            before.gibberish,
+            before.orders,
             before.figures,
             after,
         )
@@ -267,11 +265,9 @@ class _Work:
         kept = self.folder / BEFORE
         if checkpoint_step(self.folder / CHECKPOINT) and kept.exists():
             return Before.model_validate_json(kept.read_bytes())
-        noise = await surprises(self.client, self.curriculum.gibberish)
         before = Before(
             figures=await self.curriculum.probes.figures(self.client),
-            surprises=tuple(await surprises(self.client, self.lessons)),
-            gibberish=fmean(noise) if noise else 0.0,
+            orders=tuple(await letter_orders(self.client, self.curriculum.reordered)),
             # What was condemned is what was answered.
             answers=tuple(await self.answers([lesson.rejected for lesson in self.lessons.lessons])),
         )

@@ -16,6 +16,7 @@ from shammah.files import write_atomic
 from shammah.generation.embedder import embedder_of
 from shammah.learning.job import CHECKPOINT, UNSCOPED, JobSpec
 from shammah.learning.lessons import Lesson
+from shammah.learning.letter_order import letters_of
 from shammah.learning.material import kept_out
 from shammah.learning.neighbourhood import Neighbourhood
 from shammah.learning.own_answers import anchors_for
@@ -29,11 +30,12 @@ from shammah.training.checkpoint import checkpoint_step
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """`near` has the anchors to train on, `asked` are those kept out to measure that the adapter
-    will be asked, `others` how many more there are."""
+    will be asked, `others` how many more there are; `letters` are those that the base writes."""
 
     near: Neighbourhood
     asked: Sequence[Lesson]
     others: int
+    letters: frozenset[str]
 
 
 async def surroundings(
@@ -56,6 +58,7 @@ async def surroundings(
         )
     ]
     trained, probed = kept_out(found)
+    letters = letters_of(anchor.answer for anchor in found)
     said = folder / UNSCOPED
     unscoped = spec.model_copy(update={"scope": None})
     tried = [(unscoped, "base")]
@@ -65,7 +68,7 @@ async def surroundings(
         try:
             near = await Neighbourhood.of(embedder_of(base, renderer, name), job, trained)
             asked = await near.within_scope(probed)
-            return job, Surroundings(near, asked, len(probed) - len(asked))
+            return job, Surroundings(near, asked, len(probed) - len(asked), letters)
         except ShammahError as error:
             if said.exists():
                 continue
@@ -78,4 +81,4 @@ async def surroundings(
                 else "what is replayed beside them is any of these"
             )
             remark(f"The lessons cannot be compared with other questions, so {follows}: {error}")
-    return unscoped, Surroundings(Neighbourhood.unknown(unscoped, trained), probed, 0)
+    return unscoped, Surroundings(Neighbourhood.unknown(unscoped, trained), probed, 0, letters)
