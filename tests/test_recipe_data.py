@@ -13,7 +13,8 @@ import pytest
 from shammah import DPO, Backends, Paths, Reinforcement, RewardModeling, SupervisedFineTuning
 from shammah.errors import InputError
 from shammah.ports.training_client import TrainingClient
-from shammah.recipes.material import Material, material_of
+from shammah.recipes.material import Material
+from shammah.recipes.reading import material_of
 from shammah.recipes.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:

@@ -50,8 +50,8 @@ def check_training(recipe: TrainingRecipe, paths: Paths) -> None:
         ConfigError: there is no such loss or hook.
         AdapterNotFoundError: there is no such adapter.
     """
-    from shammah.recipes.material import read
     from shammah.recipes.provision import library
+    from shammah.recipes.reading import read
     from shammah.training.hooks import make_hooks
     from shammah.training.losses import get
 

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from shammah.errors import UsageError
 from shammah.recipes.place import RunPlace
+from shammah.recipes.runnable import TrainableRecipe
 from shammah.recipes.teacher_answers import answered, answers, ask
-from shammah.recipes.training_recipe import TrainingRecipe
 from shammah.recipes.workflows.backends import Backends, Factory
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shammah.training.loops.method import Method
 
 
-class Distillation(TrainingRecipe):
+class Distillation(TrainableRecipe):
     """Learn to answer as a teacher does: another local model, or a server with the OpenAI API."""
 
     kind: ClassVar[str] = "distill"

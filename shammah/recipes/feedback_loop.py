@@ -18,7 +18,8 @@ from pydantic import Field, field_validator
 from shammah.errors import InputError, TrainingError, UsageError
 from shammah.paths import Paths
 from shammah.recipes.place import RunPlace
-from shammah.recipes.recipe import Recipe, paired
+from shammah.recipes.recipe import paired
+from shammah.recipes.runnable import RunnableRecipe
 from shammah.recipes.workflows.backends import Backends, Factory
 from shammah.recipes.workflows.context import Context
 from shammah.recipes.workflows.stage import stage
@@ -41,7 +42,7 @@ SHOWN = 5
 """Bad lines that are named."""
 
 
-class FeedbackLoop(Recipe):
+class FeedbackLoop(RunnableRecipe):
     """Learn feedback in rounds, as it would come in a chat, and see after each what is held. The
     data are lines as `shammah feedback export` writes them."""
 

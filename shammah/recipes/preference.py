@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shammah.errors import InputError
 from shammah.recipes.material import without_pair
-from shammah.recipes.training_recipe import TrainingRecipe
+from shammah.recipes.runnable import TrainableRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def learned(pairs: Sequence[Pair], material: Material) -> list[Pair]:
     return kept
 
 
-class DPO(TrainingRecipe):
+class DPO(TrainableRecipe):
     """Learn to answer as in the chosen one of two answers. `--loss kto`, `npo` and
     `dpo:variant=ipo` learn from the same pairs. Of feedback (`--format feedback`) corrections are
     pairs; what makes none is passed over and counted."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from shammah.errors import AdapterInvalidError
 from shammah.paths import Paths
-from shammah.recipes.material import material_of
 from shammah.recipes.place import RunPlace
+from shammah.recipes.reading import material_of
 from shammah.recipes.workflows.backends import Backends, Factory
 
 if TYPE_CHECKING:

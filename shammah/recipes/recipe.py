@@ -1,4 +1,4 @@
-"""What all recipes are: a configuration that knows its stages.
+"""What all recipes are: a configuration, and what is asked of one.
 
 A recipe is frozen and checked when it is made; it loads nothing. Whatever takes long or lives (the
 model, the material, the client) its stages take from the backends, which `launching` provides.
@@ -6,7 +6,6 @@ model, the material, the client) its stages take from the backends, which `launc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from shammah.paths import Paths
     from shammah.recipes.place import RunPlace
     from shammah.recipes.workflows.backends import Backends
-    from shammah.recipes.workflows.running import Result
     from shammah.recipes.workflows.workflow import Workflow
 
 
@@ -81,26 +79,7 @@ class Recipe(BaseModel):
         Raises:
             ShammahError: what it is.
         """
-        from shammah.recipes.checking import check_names
-
-        check_names(self, paths)
-
-    async def run(
-        self,
-        *,
-        paths: Paths | None = None,
-        run_id: str | None = None,
-        resume: bool = False,
-        should_stop: Callable[[], bool] | None = None,
-        backends: Mapping[str, Any] | None = None,
-    ) -> Result:
-        """Train, and publish the adapter in the library. See `launching.launch`."""
-        from shammah.recipes.launching import launch
-
-        return await launch(
-            self, paths=paths, run_id=run_id, resume=resume, should_stop=should_stop,
-            backends=backends,
-        )  # fmt: skip
+        raise NotImplementedError
 
     # --- parts of the configuration ---------------------------------------------------------
 

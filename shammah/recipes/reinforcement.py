@@ -12,7 +12,7 @@ from pydantic import Field
 from shammah.errors import InputError, ShammahError, TrainingError, UsageError
 from shammah.own_code import own_function, own_module
 from shammah.recipes.place import WEIGHTS
-from shammah.recipes.training_recipe import TrainingRecipe
+from shammah.recipes.runnable import TrainableRecipe
 from shammah.recipes.workflows.backends import Backends, Factory
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shammah.training.loops.method import Method
 
 
-class Reinforcement(TrainingRecipe):
+class Reinforcement(TrainableRecipe):
     """Draw a group of answers to each prompt, reward them, and make the better ones likelier."""
 
     kind: ClassVar[str] = "rl"

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shammah.recipes.material import without_pair
 from shammah.recipes.preference import fitting, learned
-from shammah.recipes.training_recipe import TrainingRecipe
+from shammah.recipes.runnable import TrainableRecipe
 
 if TYPE_CHECKING:
     from shammah.datasets import ChatExample
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shammah.training.reward_client import RewardTrainingClient
 
 
-class RewardModeling(TrainingRecipe):
+class RewardModeling(TrainableRecipe):
     """Learn to score answers from pairs, of which one is the better (Bradley-Terry). The result
     scores, and does not answer: it stays in the run's folder, for `shammah train rl --reward`."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from shammah.errors import InputError
-from shammah.recipes.training_recipe import TrainingRecipe
+from shammah.recipes.runnable import TrainableRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ MOST_NEAR = 500
 """Examples whose questions are kept with the adapter."""
 
 
-class SupervisedFineTuning(TrainingRecipe):
+class SupervisedFineTuning(TrainableRecipe):
     """Learn the answers of a data set, by cross-entropy or by a mixture of losses."""
 
     kind: ClassVar[str] = "sft"

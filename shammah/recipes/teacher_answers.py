@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from shammah.errors import InputError
 from shammah.recipes.company import led
@@ -17,12 +17,19 @@ from shammah.recipes.workflows.stage import stage
 
 if TYPE_CHECKING:
     from shammah.datasets import ChatExample
-    from shammah.recipes.distillation import Distillation
     from shammah.recipes.material import Material
 
 ANSWERS = "teacher.jsonl"
 AT_ONCE = 4
 """Questions that a server is asked together."""
+
+
+class Asking(Protocol):
+    """How the teacher is asked, as a recipe has it."""
+
+    max_tokens: int
+    temperature: float
+    seed: int
 
 
 @stage(needs=("data",), gives=("asked",))
@@ -41,11 +48,11 @@ async def ask(context: Context) -> None:
 async def _ask(context: Context) -> None:
     from shammah.ports.llm_client import ChatParams
 
-    recipe: Distillation = context.config
+    asking: Asking = context.config
     place: RunPlace = context.backends["place"]
     material: Material = context.backends["material"]
     params = ChatParams(
-        max_tokens=recipe.max_tokens, temperature=recipe.temperature, seed=recipe.seed
+        max_tokens=asking.max_tokens, temperature=asking.temperature, seed=asking.seed
     )
     known = answers(place)
     asked = {_key(each): each.prompt for each in (*material.examples, *material.held_out)}
@@ -72,7 +79,7 @@ async def _ask(context: Context) -> None:
                 raise each
     if not any(known[key] for key in asked):
         raise InputError(
-            f"The teacher answered none of {len(asked)} questions in {recipe.max_tokens} tokens.",
+            f"The teacher answered none of {len(asked)} questions in {asking.max_tokens} tokens.",
             hint="Raise max_tokens, and start a new run: its answers are kept with this one.",
         )
 

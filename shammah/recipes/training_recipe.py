@@ -13,13 +13,9 @@ from shammah.training.schedule import rate_for_width
 
 if TYPE_CHECKING:
     from shammah.datasets import ChatExample
-    from shammah.paths import Paths
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.material import Material
-    from shammah.recipes.place import RunPlace
-    from shammah.recipes.preview import Preview
     from shammah.recipes.workflows.backends import Backends
-    from shammah.recipes.workflows.workflow import Workflow
     from shammah.training.local_client import LocalTrainingClient
     from shammah.training.loops.method import Method
 
@@ -134,15 +130,6 @@ class TrainingRecipe(Recipe, LoopSettings):
 
     # --- what it does -----------------------------------------------------------------------
 
-    def workflow(self) -> Workflow:
-        """Its stages, for `running.run`; to be used in a workflow of one's own, too."""
-        from shammah.recipes.fitting import fit
-        from shammah.recipes.preparing import prepare
-        from shammah.recipes.publishing import publish
-        from shammah.recipes.workflows.workflow import workflow
-
-        return workflow(self.kind, prepare, fit, publish)
-
     def client(self, *given: Any, **named: Any) -> LocalTrainingClient:
         """What its gradients come from; takes what `parallel.client_of` takes."""
         from shammah.training.parallel import client_of
@@ -156,31 +143,6 @@ class TrainingRecipe(Recipe, LoopSettings):
             ShammahError: the material is not of its kind.
         """
         raise NotImplementedError
-
-    def provide(self, backends: Backends, place: RunPlace) -> None:
-        """See `Recipe.provide`: `place`, `base`, `material`, `library`, `client`, and what a kind
-        needs beside them."""
-        from shammah.recipes.provision import provide
-
-        provide(self, backends, place)
-
-    def check(self, paths: Paths) -> None:
-        """See `Recipe.check`: also the first row of the data, and names of losses and hooks."""
-        from shammah.recipes.checking import check_training
-
-        super().check(paths)
-        check_training(self, paths)
-
-    async def preview(self, *, paths: Paths | None = None) -> Preview:
-        """What a run would train, found out without training or writing anything.
-
-        Raises:
-            ShammahError: whatever would keep the run from beginning.
-        """
-        from shammah.paths import Paths
-        from shammah.recipes.preview import preview
-
-        return await preview(self, paths or Paths.default())
 
     async def lessons(self, material: Material, client: TrainingClient) -> list[dict[str, Any]]:
         """What the adapter is said to have been taught, as `LessonRecord` has it; with any it
