@@ -25,6 +25,7 @@ from shammah.ports.training_client import AdamParams
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
 from shammah.training.datums import datum_weight, from_tokens, reweighted
 from shammah.training.local_client import LocalTrainingClient, tokens_for
+from shammah.training.optimizer import AdamW
 
 
 @pytest.fixture(params=["fp32", "bf16"])
@@ -54,6 +55,25 @@ async def steps(client: LocalTrainingClient, count: int, first: int = 0) -> list
         losses.append(output.loss)
         await client.optim_step(AdamParams(learning_rate=1e-2, max_grad_norm=1.0))
     return losses
+
+
+def test_a_parameter_with_a_rate_of_its_own_steps_like_one_alone() -> None:
+    start, gradients = torch.tensor([1.0, -2.0]), torch.tensor([[0.3, -4.0], [1e-3, 2.0]])
+    one, fast = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    mine = AdamW({"one": one, "fast": fast}, {"fast": 20.0})
+    plain = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    # Weights decay by the rate times `weight_decay`, which is the same for both.
+    theirs = [
+        torch.optim.AdamW([parameter], lr=rate, betas=(0.9, 0.99), weight_decay=decay)
+        for parameter, rate, decay in zip(plain, (0.01, 0.2), (0.1, 0.005), strict=True)
+    ]
+    for gradient in gradients:
+        for parameter in (one, fast, *plain):
+            parameter.grad = gradient.clone()
+        mine.step(1.0, AdamParams(0.01, weight_decay=0.1))
+        for optimizer in theirs:
+            optimizer.step()
+    torch.testing.assert_close([one.data, fast.data], [each.data for each in plain])
 
 
 async def test_what_is_computed_ahead_of_a_step(base: BaseModel) -> None:

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shammah.models.load import BaseModel, load_base_model
-from shammah.ports.datum import Datum
+from shammah.ports.datum import Datum, ModelInput
 from shammah.settings import LoraSettings, ModelSettings, TrainingSettings
 from shammah.training import attention
+from shammah.training.body import Body
 from shammah.training.datums import from_tokens
 from shammah.training.fused import rms_norm
 from shammah.training.head import dense_logprobs, target_logprobs
@@ -188,6 +189,29 @@ def test_gradients_are_those_of_a_padded_batch(kind: str, packed: bool, tmp_path
     assert output.loss == pytest.approx(loss, rel=1e-5)
     assert output.weight == pytest.approx(sum(WEIGHTS))
     assert_same_gradients(client, gradients)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "gemma2", "gpt_oss"])
+def test_what_is_read_is_what_the_model_says(kind: str, tmp_path: Path) -> None:
+    """Packed and with the head apart, with logits that are more than the head's, one by one."""
+    model = tiny(kind, tmp_path / kind).eval()
+    rows = [tokens for tokens, _ in rows_of(model.config.vocab_size, (5, 17, 9))]
+    places = [np.array(each) for each in ([0, 4], [16], [2, 3, 8])]
+    told = [np.array(each, dtype=np.int64) for each in ([1, 4], [], [5, 6, 8])]
+    with torch.no_grad():
+        outputs = [model(torch.tensor([row]), output_hidden_states=True) for row in rows]
+        states = [
+            each.hidden_states[-1][0, where] for each, where in zip(outputs, places, strict=True)
+        ]
+        logprobs = [
+            torch.log_softmax(each.logits[0], -1)[where - 1, torch.tensor(row)[where]]
+            for each, where, row in zip(outputs, told, rows, strict=True)
+        ]
+        body = Body(model)
+        hidden, likely = body.read([Datum(ModelInput.of(row)) for row in rows], places, told)
+        body.close()
+    torch.testing.assert_close(hidden, torch.cat(states), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(likely, torch.cat(logprobs), rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_is_pefts(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ PER_TOKEN: Mapping[str, DType] = {
     "logprobs": "float32",
     "reference": "float32",
     "coefficients": "float32",
+    "answer": "int64",
 }
 """Inputs of losses that hold one value, or K, for each token that is read."""
 

@@ -126,19 +126,36 @@ class Body:
             more[0][0] if more else None,
         )
 
-    def hidden(self, examples: Sequence[Datum], positions: Sequence[Any]) -> torch.Tensor:
-        """Final hidden states [n, H] at the positions of the examples, one example after the other;
-        with gradients where they are enabled."""
+    def read(
+        self, examples: Sequence[Datum], positions: Sequence[Any], told: Sequence[Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of one pass over the examples: what it made of some tokens, and how likely it found some.
+
+        Args:
+            positions: of each example, those whose hidden states are wanted.
+            told: of each example, those whose tokens' log-probabilities are wanted, each given the
+                tokens before it; none is 0, which nothing comes before.
+
+        Returns:
+            Final hidden states [n, H] and log-probabilities float32[m], one example after the
+            other; with gradients where they are enabled.
+        """
         rows = [example.model_input.tokens for example in examples]
-        chosen = [torch.from_numpy(where).to(self.device) for where in positions]
         if self.packed:
             states = torch.split(self._hidden(rows)[0], [len(row) for row in rows])
+            logits: tuple[torch.Tensor, ...] = ()
         else:
-            alone = [torch.tensor([row], device=self.device) for row in rows]
-            states = tuple(
-                self.model.base_model(input_ids=ids, use_cache=False)[0][0] for ids in alone
-            )
-        return torch.cat([state[where] for state, where in zip(states, chosen, strict=True)])
+            states, logits = zip(*(self._alone(row) for row in rows), strict=True)
+        ids = [row[place] for row, where in zip(rows, told, strict=True) for place in where]
+        hidden = self._at(positions, states)
+        if not ids:
+            return hidden, torch.zeros(0, device=self.device)
+        targets = torch.tensor(ids, device=self.device)
+        before = [where - 1 for where in told]
+        if self.headless:
+            near = self._at(before, states)
+            return hidden, self._head(near, np.arange(len(ids)), targets, False)[0]
+        return hidden, dense_logprobs(self._at(before, logits), targets)[0]
 
     def remember(self, examples: Iterable[Datum]) -> None:
         """Compute what the layers below the adapter say about these examples, once: passes over
@@ -207,7 +224,7 @@ class Body:
     def _logits(self, examples: Sequence[Datum], positions: Sequence[Any]) -> torch.Tensor:
         """Logits [n, V] at the positions of the examples, one example after the other."""
         if self.packed:
-            picked = self.hidden(examples, positions)
+            picked, _ = self.read(examples, positions, [np.zeros(0, np.int64)] * len(examples))
             logits: torch.Tensor = self.model.get_output_embeddings()(picked)
             return logits
         rows = [example.model_input.tokens for example in examples]
@@ -242,6 +259,28 @@ class Body:
             (torch.cat([pair[0] for pair in found]), torch.cat([pair[1] for pair in found]))
             for found in results
         ]
+
+    def _alone(self, row: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Final hidden states [T, H] of a row by itself; and its logits [T, V], or nothing [0]
+        where they are those of the output head alone."""
+        ids = torch.tensor([row], device=self.device)
+        if self.headless:
+            states: torch.Tensor = self.model.base_model(input_ids=ids, use_cache=False)[0][0]
+            return states, states.new_zeros(0)
+        kept: list[torch.Tensor] = []
+        hook = self.model.base_model.register_forward_hook(
+            lambda module, given, output: kept.append(output[0][0])
+        )
+        try:
+            logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
+        finally:
+            hook.remove()
+        return kept[0], logits
+
+    def _at(self, positions: Sequence[Any], rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What rows hold at their positions, one row after the other."""
+        chosen = [torch.from_numpy(where).to(self.device) for where in positions]
+        return torch.cat([row[where] for row, where in zip(rows, chosen, strict=True)])
 
     def _hidden(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, attention.Calls]:
         """Final hidden states [T, H] of rows laid one after the other, and what attention was

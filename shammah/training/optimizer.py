@@ -19,11 +19,24 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class AdamW:
     """Steps a table of named parameters whose gradients are sums over a window."""
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
+        """
+        Args:
+            rates: of parameters by name, how many times the learning rate is theirs; 1 for others.
+        """
         self._parameters = dict(parameters)
         self._steps = 0
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
-        self._optimizer = torch.optim.AdamW(list(self._parameters.values()), fused=fused)
+        of_rate: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in self._parameters.items():
+            of_rate.setdefault((rates or {}).get(name, 1.0), []).append(parameter)
+        self._rates = list(of_rate)
+        groups = [{"params": members} for members in of_rate.values()]
+        self._optimizer = torch.optim.AdamW(groups, fused=fused)
 
     @property
     def steps(self) -> int:
@@ -61,12 +74,13 @@ class AdamW:
         if params.max_grad_norm > 0 and total > params.max_grad_norm:
             factor *= params.max_grad_norm / total
         torch._foreach_mul_(gradients, factor)
-        for group in self._optimizer.param_groups:
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group.update(
-                lr=params.learning_rate,
+                lr=params.learning_rate * rate,
                 betas=(params.beta1, params.beta2),
                 eps=params.eps,
-                weight_decay=params.weight_decay,
+                # AdamW multiplies it by the rate: so all parameters decay alike.
+                weight_decay=params.weight_decay / rate,
             )
         self._optimizer.step()
         self._steps += 1

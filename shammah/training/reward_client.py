@@ -1,9 +1,19 @@
 """The local training client with a scalar head: it scores positions instead of telling targets.
 
-The head is one vector on the model's last hidden states, trained together with the adapter. So a
-datum's `logprobs` are scores here, at its weighted positions, float32; what `target_tokens` holds
-is not looked at. `reward_bradley_terry` takes scores as it takes log-probabilities, and so does a
-custom loss. The head begins at zero: every score is 0 then. Knows nothing about conversations.
+A position's score is `w . h + c l`: h [H] is the model's last hidden state there, and l the mean
+log-probability, in nats, of the answer's tokens up to there, each given what is before it. w and c
+are trained together with the adapter and begin at zero: every score is 0 then, and whether likely
+is good, the pairs alone say.
+
+Whether an answer belongs to its question is in l. Where the same answers are right after some
+questions and wrong after others, no h tells the two apart until the adapter compares question and
+answer for it. A head of zeros gives it no gradient that would make it compare, and one of random
+numbers has it take away first what that head scores by chance.
+
+So a datum's `logprobs` are scores here, at its weighted positions, float32. Its `answer` int64[T]
+is 1 at the tokens of the answer, 0 at others (without it, all but the first are); what
+`target_tokens` holds is not looked at. `reward_bradley_terry` takes scores as it takes
+log-probabilities, and so does a custom loss. Knows nothing about conversations.
 """
 
 from __future__ import annotations
@@ -40,7 +50,7 @@ if TYPE_CHECKING:
     from shammah.models.load import BaseModel as Base
     from shammah.training.hooks import Hook
 
-HEAD = "score.weight"
+HEAD, LIKELIHOOD = "score.weight", "score.likelihood"
 _STATE = "score.safetensors"
 
 
@@ -83,8 +93,15 @@ class RewardTrainingClient(LocalTrainingClient):
         super().__init__(base, lora, training, parent, parent_scaling=parent_scaling, hooks=hooks)
         width = int(base.model.get_input_embeddings().weight.shape[1])
         self.head = torch.nn.Parameter(torch.zeros(width, device=self.body.device))
-        """float32[H]."""
-        self._optimizer = AdamW({**self.lora.named_parameters(), HEAD: self.head})
+        """w, float32[H]."""
+        self.likelihood = torch.nn.Parameter(torch.zeros(1, device=self.body.device))
+        """c, float32[1]."""
+        self._optimizer = AdamW(
+            {**self.lora.named_parameters(), HEAD: self.head, LIKELIHOOD: self.likelihood},
+            # A step moves each of H numbers in w by the rate, and w . h by H times as much. At the
+            # rate itself c would be small beside whatever w finds in the first pairs by chance.
+            {LIKELIHOOD: float(width)},
+        )
 
     def scores(self, datums: Sequence[Datum]) -> NDArray[np.float32]:
         """The score at the last weighted position of each datum, float32[n].
@@ -107,15 +124,14 @@ class RewardTrainingClient(LocalTrainingClient):
     async def copy_state(self) -> StateCopy:
         """See `StateCopies.copy_state`."""
         adapter = await super().copy_state()
-        return RewardState(adapter, self._record(), self.head.detach().clone())
+        return RewardState(adapter, self._record(), self._head().copy())
 
     async def restore_state(self, copy: StateCopy) -> None:
         """See `StateCopies.restore_state`."""
         if not isinstance(copy, RewardState):
             raise IncompatibleStateError(f"A {type(copy).__name__} is no state of this client.")
         await super().restore_state(copy.adapter)
-        with torch.no_grad():
-            self.head.copy_(copy.head)
+        self._head().take(copy.head)
 
     async def load_state(self, folder: Path) -> None:
         """See `TrainingClient.load_state`."""
@@ -125,7 +141,7 @@ class RewardTrainingClient(LocalTrainingClient):
     async def save_weights(self, path: Path) -> None:
         """Write the adapter, and the head beside it (`head_file`)."""
         await super().save_weights(path)
-        write_head(head_file(path), self._record(), self.head.detach())
+        write_head(head_file(path), self._record(), self._head())
 
     def load_head(self, adapter: Path) -> None:
         """Take the head that `save_weights` wrote beside an adapter file.
@@ -145,8 +161,8 @@ class RewardTrainingClient(LocalTrainingClient):
         places = tuple(np.flatnonzero(row) for row in rows)
         if not all(len(each) for each in places):
             raise EmptyLessonError("An example has no position with a weight above zero.")
-        hidden = self.body.hidden(group, places)
-        scores = hidden.float() @ self.head
+        hidden, likelihood = self._read(group, places)
+        scores = hidden @ self.head + self.likelihood * likelihood
         weights = np.concatenate([row[where] for row, where in zip(rows, places, strict=True)])
         return Targets(
             scores,
@@ -154,6 +170,20 @@ class RewardTrainingClient(LocalTrainingClient):
             torch.from_numpy(weights).to(scores.device),
             places,
         )
+
+    def _read(
+        self, group: Sequence[Datum], places: Sequence[NDArray[np.int64]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states float32[n, H] at the places, and the mean log-probability float32[n] of the
+        answer's tokens up to each; 0 where there is none yet."""
+        told = [_answer(each, int(where[-1])) for each, where in zip(group, places, strict=True)]
+        hidden, logprobs = self.body.read(group, places, told)
+        means: list[torch.Tensor] = []
+        parts = torch.split(logprobs, [len(each) for each in told])
+        for where, tokens, part in zip(places, told, parts, strict=True):
+            counts = np.searchsorted(tokens, where, "right").tolist()
+            means += [part[:count].sum() / max(1, count) for count in counts]
+        return hidden.float(), torch.stack(means)
 
     def _record(self) -> HeadRecord:
         lora = self.lora
@@ -167,12 +197,31 @@ class RewardTrainingClient(LocalTrainingClient):
 
     def _load_head(self, path: Path) -> None:
         record, head = read_head(path)
-        if record.fingerprint != self.base.fingerprint or head.shape != self.head.shape:
+        if (record.fingerprint, head.weight.shape) != (self.base.fingerprint, self.head.shape):
             raise AdapterInvalidError(
                 f"The head {path} is of another model.", hint="Load the model it was trained on."
             )
-        with torch.no_grad():
-            self.head.copy_(head)
+        self._head().take(head)
+
+    def _head(self) -> Head:
+        return Head(self.head.detach(), self.likelihood.detach())
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What scores are made of: `weight` float32[H] is w, `likelihood` float32[1] is c."""
+
+    weight: torch.Tensor
+    likelihood: torch.Tensor
+
+    def copy(self) -> Head:
+        """One whose tensors are nobody else's."""
+        return Head(self.weight.clone(), self.likelihood.clone())
+
+    def take(self, other: Head) -> None:
+        """Become as another one, in place."""
+        self.weight.copy_(other.weight)
+        self.likelihood.copy_(other.likelihood)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +230,7 @@ class RewardState:
 
     adapter: StateCopy
     record: HeadRecord
-    head: torch.Tensor
+    head: Head
 
     def write(self, folder: Path) -> None:
         """See `StateCopy.write`."""
@@ -189,7 +238,14 @@ class RewardState:
         write_head(folder / _STATE, self.record, self.head)
 
 
-def write_head(path: Path, record: HeadRecord, head: torch.Tensor) -> None:
+def _answer(datum: Datum, last: int) -> NDArray[np.int64]:
+    """Positions of the answer's tokens, from the second token of all to `last`."""
+    given = datum.loss_fn_inputs.get("answer")
+    found = np.arange(last + 1) if given is None else np.flatnonzero(given.data[: last + 1])
+    return found[found > 0].astype(np.int64)
+
+
+def write_head(path: Path, record: HeadRecord, head: Head) -> None:
     """Write a head's file.
 
     Raises:
@@ -197,11 +253,13 @@ def write_head(path: Path, record: HeadRecord, head: torch.Tensor) -> None:
     """
     from safetensors.torch import save
 
-    write_atomic(path, save({HEAD: head.cpu().contiguous()}, {"head": record.model_dump_json()}))
+    tensors = {HEAD: head.weight.cpu(), LIKELIHOOD: head.likelihood.cpu()}
+    write_atomic(path, save(tensors, {"head": record.model_dump_json()}))
 
 
-def read_head(path: Path) -> tuple[HeadRecord, torch.Tensor]:
-    """A head's file: what it is of, and its weights float32[H].
+def read_head(path: Path) -> tuple[HeadRecord, Head]:
+    """A head's file: what it is of, and its weights. One of a version whose heads looked at hidden
+    states alone has no `likelihood`, and is 0 there.
 
     Raises:
         AdapterInvalidError: it is not there, or is no head.
@@ -211,12 +269,15 @@ def read_head(path: Path) -> tuple[HeadRecord, torch.Tensor]:
     try:
         with safe_open(path, framework="pt") as opened:
             record = HeadRecord.model_validate(json.loads((opened.metadata() or {})["head"]))
-            head = opened.get_tensor(HEAD)
+            weight = opened.get_tensor(HEAD)
+            found = opened.get_tensor(LIKELIHOOD) if LIKELIHOOD in set(opened.keys()) else None
     except (OSError, SafetensorError, KeyError, ValueError, ValidationError) as error:
         raise AdapterInvalidError(
             f"{path} is not the head of a reward model.",
             hint="It is written beside the adapter, and has to lie there.",
         ) from error
-    if head.dtype != torch.float32 or head.ndim != 1 or not bool(torch.isfinite(head).all()):
-        raise AdapterInvalidError(f"{path} holds no finite float32 vector.")
-    return record, head
+    likelihood = torch.zeros(1) if found is None else found
+    for each, dimensions in ((weight, weight.shape[:1]), (likelihood, (1,))):
+        if each.dtype != torch.float32 or each.shape != dimensions or not each.isfinite().all():
+            raise AdapterInvalidError(f"{path} holds no finite float32 vectors.")
+    return record, Head(weight, likelihood)

@@ -1,4 +1,7 @@
-"""Conversations scored by a model with a scalar head, at the token that ends the last answer."""
+"""Conversations scored by a model with a scalar head, at the token that ends the last answer.
+
+Knows conversations and their tokens; how a score is made is the client's.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,8 @@ class RewardModel:
 
 
 def score_datum(conversation: Conversation, renderer: Renderer) -> Datum:
-    """A datum with a weight of 1 at the token that ends the last answer, which is read too."""
+    """A datum with a weight of 1 at the token that ends the last answer, which is read too; the
+    answer's tokens are its `answer`."""
     rendered = renderer.supervised(conversation)
     learned = np.flatnonzero(np.asarray(rendered.weights) > 0)
     if not len(learned):
@@ -85,10 +89,16 @@ def score_datum(conversation: Conversation, renderer: Renderer) -> Datum:
     tokens = rendered.tokens[: int(learned[-1]) + 1]
     weights = np.zeros(len(tokens), dtype=np.float32)
     weights[-1] = 1.0
+    answer = np.zeros(len(tokens), dtype=np.int64)
+    answer[learned] = 1
     # Nothing is predicted at it; a datum has targets all the same.
     return Datum(
         ModelInput.of(tokens),
-        {"target_tokens": TensorData.ints(tokens), "weights": TensorData(weights)},
+        {
+            "target_tokens": TensorData.ints(tokens),
+            "weights": TensorData(weights),
+            "answer": TensorData(answer),
+        },
     )
 
 
