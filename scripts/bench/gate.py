@@ -24,7 +24,7 @@ from table import report
 
 from shammah.settings import Settings
 
-TARGETS = {"caught": "at least 1.00", "refused": "at most 0.00"}
+TARGETS = {"caught": "at least 0.90: all but words without sense", "refused": "at most 0.00"}
 APART = 1000
 """Rounds of one seed, at most."""
 _KEYS = ("qwertyuiop", "asdfghjkl;", "zxcvbnm,./", "1234567890")
