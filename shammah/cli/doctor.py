@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import shammah
 from shammah.cli.context import log_changes, paths_of, settings_of, start_log
 from shammah.cli.output import coloured, emit, say
 from shammah.errors import ShammahError
 from shammah.paths import Paths
 from shammah.repl.text import harmless, size, styled
 from shammah.settings import Settings
+from shammah.version import VERSION
 
 LEAST_DISK = 1_000_000_000
 LEAST_MEMORY = 1_000_000_000
@@ -46,7 +46,7 @@ def run(options: Namespace) -> int:
 
 def examine(options: Namespace) -> Iterator[Check]:
     """Every check, from the ground up."""
-    yield Check("shammah", "ok", shammah.__version__)
+    yield Check("shammah", "ok", VERSION)
     yield Check("python", "ok", f"{platform.python_version()} ({sys.executable})")
     yield from _torch()
     paths: Paths | None = None

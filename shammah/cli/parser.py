@@ -9,9 +9,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import shammah
 from shammah.cli.arguments import Parser, action, command, json_option, model_options, trace_option
 from shammah.cli.train_options import train
+from shammah.version import VERSION
 
 EPILOG = """\
 exit codes:
@@ -46,7 +46,7 @@ def build_parser() -> Parser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"shammah {shammah.__version__}")
+    parser.add_argument("--version", action="version", version=f"shammah {VERSION}")
     commands = parser.add_subparsers(metavar="command", required=True)
     _chat(commands)
     _ask(commands)

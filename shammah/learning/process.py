@@ -18,7 +18,6 @@ from typing import BinaryIO
 
 import psutil
 
-import shammah
 from shammah.learning.job import STDERR, Event, parse_event
 
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-X", "utf8", "-m", "shammah.learning.worker")
@@ -284,7 +283,7 @@ async def _spawn(
 
 def _environment() -> dict[str, str]:
     # The program's own folder comes first on the path: it need not be installed.
-    package = str(Path(shammah.__file__).resolve().parent.parent)
+    package = str(Path(__file__).resolve().parents[2])
     inherited = os.environ.get("PYTHONPATH")
     return {
         **os.environ,

@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import shammah
 from shammah.learning.gate import Figures, GateReport
 from shammah.learning.job import MEASURED, Complete, JobSpec, Progress, Start
 from shammah.models.describe import ModelDescription
@@ -19,6 +18,7 @@ from shammah.tracking import telemetry
 from shammah.tracking.loggers.base import Artifact, Outcome, RunIdentity
 from shammah.tracking.loggers.multiplexer import CLOSE_SECONDS, Multiplexer
 from shammah.tracking.loggers.opening import open_loggers
+from shammah.version import VERSION
 
 HANDLER, ISSUES = "run log", "issues"
 INTERRUPTED_SECONDS = 3.0
@@ -132,7 +132,7 @@ def run_log(
 def versions() -> dict[str, str]:
     """Of this program, of Python, and of what computes."""
     return {
-        "shammah": shammah.__version__,
+        "shammah": VERSION,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
     }

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-import shammah
 from shammah.paths import Paths
 from shammah.repl.leaving import leave_at_once
 from shammah.repl.lines import read_lines
 from shammah.repl.screen import Screen
+from shammah.version import VERSION
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
@@ -89,7 +89,7 @@ async def _on_terminal(
         on_line=submit,
         on_interrupt=lambda empty: session is not None and session.interrupt(empty=empty),
     )
-    sys.stdout.write(f"Shammah {shammah.__version__}. /help lists the commands, Ctrl-D leaves.\n")
+    sys.stdout.write(f"Shammah {VERSION}. /help lists the commands, Ctrl-D leaves.\n")
     sys.stdout.flush()
     drawn = asyncio.Event()
     prompt.app.after_render += lambda app: drawn.set()

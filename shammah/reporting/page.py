@@ -11,12 +11,12 @@ import hashlib
 import time
 from importlib import resources
 
-import shammah
 from shammah.reporting.contents import Contents
 from shammah.reporting.markup import Markup, joined, raw, tag
 from shammah.reporting.sections import sections
 from shammah.reporting.wording import moment
 from shammah.tracking.story_html import STYLE
+from shammah.version import VERSION
 
 KINDS = {"run": "Training run", "adapter": "Adapter", "evaluation": "Evaluation"}
 
@@ -76,7 +76,7 @@ def _figures(contents: Contents) -> Markup | None:
 def _footer(contents: Contents, now: float) -> Markup:
     versions = ", ".join(f"{name} {value}" for name, value in contents.versions.items())
     said = f"Made with {versions}. " if versions else ""
-    return joined(f"{said}Written by shammah {shammah.__version__}, {moment(now)}.")
+    return joined(f"{said}Written by shammah {VERSION}, {moment(now)}.")
 
 
 def _own(name: str) -> str:

@@ -25,10 +25,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, Status, StatusCode
 
-import shammah
 from shammah.errors import TrackingError
 from shammah.files import private_folder
 from shammah.tracking import telemetry
+from shammah.version import VERSION
 
 __all__ = ["ChatExport", "Destination", "SpanMap"]
 
@@ -83,9 +83,7 @@ class Destination:
             ImportError: the exporter is not installed.
         """
         spans, figures = self._exporters()
-        resource = Resource.create(
-            {"service.name": "shammah", "service.version": shammah.__version__, **about}
-        )
+        resource = Resource.create({"service.name": "shammah", "service.version": VERSION, **about})
         tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
         tracers.add_span_processor(BatchSpanProcessor(spans))
         reader = PeriodicExportingMetricReader(figures, METRICS_SECONDS * 1000)
@@ -160,8 +158,8 @@ class SpanMap:
         root: str = "",
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        self._tracer = tracers.get_tracer("shammah", shammah.__version__)
-        self._meter = meters.get_meter("shammah", shammah.__version__)
+        self._tracer = tracers.get_tracer("shammah", VERSION)
+        self._meter = meters.get_meter("shammah", VERSION)
         self._lock = threading.Lock()
         self._open: list[tuple[str, Span]] = []
         self._gauges: dict[str, Any] = {}
