@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,17 @@ def embedded_model() -> BaseModel:
     from shammah.settings import ModelSettings
 
     return load_base_model(ModelSettings(name="embedded", dtype="fp32"))
+
+
+@pytest.fixture(autouse=True)
+def _given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that takes the embedded model gives it back as it was: the next one has the same."""
+    yield
+    if "embedded_model" not in request.fixturenames:
+        return
+    model = request.getfixturevalue("embedded_model").model
+    assert not [path for path, _ in model.named_modules() if "lora_" in path]
+    assert "segments" not in str(model.config._attn_implementation)
 
 
 @pytest.fixture(scope="session")

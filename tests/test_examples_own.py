@@ -60,13 +60,6 @@ def sft(home: Path, data: str, run: str, *others: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_what_is_public_is_public_to_type_checkers() -> None:
-    import shammah as public
-
-    assert set(public.__all__) == {*public._PLACES, "__version__"}
-    assert all(getattr(public, name) is not None for name in public.__all__)
-
-
 # --- rewards ----------------------------------------------------------------------------------
 
 

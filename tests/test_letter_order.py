@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import pairwise
 
 import pytest
@@ -113,8 +113,8 @@ def struck(rng: random.Random, text: str) -> str:
     return " ".join("".join(rng.choices(row, k=rng.randint(4, 9))) for _ in range(4))
 
 
-@pytest.fixture(scope="module")
-def doubted(embedded_model: BaseModel) -> Doubted:
+@pytest.fixture
+def doubted(embedded_model: BaseModel) -> Iterator[Doubted]:
     """How many of some answers are no words to the embedded model."""
     renderer = renderer_for(embedded_model.tokenizer, embedded_model.stop_tokens)
     client = LocalTrainingClient(embedded_model, LoraSettings(), TrainingSettings())
@@ -127,7 +127,8 @@ def doubted(embedded_model: BaseModel) -> Doubted:
         beside = beside_other_orders(lessons, LATIN, render)
         return len(without_order(await letter_orders(client, beside), len(lessons)))
 
-    return found
+    yield found
+    client.close()
 
 
 def taught(answers: Sequence[str]) -> list[Lesson]:

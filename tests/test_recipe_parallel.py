@@ -36,10 +36,12 @@ async def test_a_run_is_gone_on_with_only_if_there_is_one(tmp_path: Path) -> Non
 
 async def test_runs_that_begin_in_one_second_have_names_of_their_own(tmp_path: Path) -> None:
     paths = Paths(tmp_path / "home", tmp_path / "home")
-    nothing = recipe(tmp_path / "missing.csv", 0)
+    data = faq(tmp_path)
+    data.write_text(data.read_text() + "a row of one cell\n")
+    bad = recipe(data, 0)
     for _ in range(3):
-        with pytest.raises(WorkflowError, match="There is no file"):
-            await nothing.run(paths=paths)
+        with pytest.raises(WorkflowError, match="1 cells"):
+            await bad.run(paths=paths)
     assert len(list(paths.runs.iterdir())) == 3
 
 
