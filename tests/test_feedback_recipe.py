@@ -78,8 +78,8 @@ def test_what_cannot_be_is_said_at_once(tmp_path: Path, options: list[str], said
 def test_a_killed_run_teaches_each_lesson_once(tmp_path: Path) -> None:
     home = tmp_path / "home"
     folder = home / "runs" / "rounds"
-    data = written(tmp_path, lines(4))
-    options = arguments(data, "--per-round", "2", "--settings", ALONE, "--name", "taught")
+    data = written(tmp_path, lines(2))
+    options = arguments(data, "--per-round", "1", "--settings", ALONE, "--name", "taught")
     process = subprocess.Popen(
         [sys.executable, "-m", "shammah", *options],
         cwd=ROOT,
@@ -109,9 +109,9 @@ def test_a_killed_run_teaches_each_lesson_once(tmp_path: Path) -> None:
     database = Database(own.database)
     feedback = FeedbackStore(database, FeedbackSettings())
     jobs = JobQueue(database, own, feedback).list()[::-1]
-    assert [(job.id, job.status, job.examples) for job in jobs] == [(1, "done", 2), (2, "done", 2)]
+    assert [(job.id, job.status, job.examples) for job in jobs] == [(1, "done", 1), (2, "done", 1)]
     rows = feedback.list(None)
-    assert sorted(row.query for row in rows) == sorted(query for query, _ in TEN[:4])
+    assert sorted(row.query for row in rows) == sorted(query for query, _ in TEN[:2])
     assert {row.status for row in rows} == {"trained"}
 
     # The user's own folder got the last adapter with all lessons, and nothing else.
@@ -119,7 +119,7 @@ def test_a_killed_run_teaches_each_lesson_once(tmp_path: Path) -> None:
     (adapter,) = library.list()
     assert adapter.name == "taught" == result["adapter"]
     assert {lesson.query for lesson in adapter.require_metadata().lessons} == {
-        query for query, _ in TEN[:4]
+        query for query, _ in TEN[:2]
     }
     again = shammah(home, "train", "resume", "rounds", "--json")
     assert json.loads(again.stdout)["metrics"] == result["metrics"] and len(library.list()) == 1

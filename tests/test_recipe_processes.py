@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 import tiny_models
+from command import shammah_json
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def two() -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_two_processes_make_one_adapter(tmp_path: Path, asked: list[str]) -> None:
-    alone = result(begun(tmp_path / "alone", [], asked))
+    alone = shammah_json(tmp_path / "alone", *asked[:-1])
     home = tmp_path / "two"
     process = begun(home, two(), [*asked, "--run-id", "pair", "--checkpoint-every", "1"])
     checkpoints = home / "runs" / "pair" / "checkpoints"
