@@ -95,7 +95,7 @@ def test_a_run_is_shown_and_reported(taught: tuple[Path, dict[str, Any]], tmp_pa
     assert (listed["run"], listed["status"], listed["steps"]) == ("a", "done", 60)
     shown = shammah_json(home, "runs", "show", "a")
     # What was left to be chosen is shown as it was chosen.
-    assert shown["about"]["hparams"]["epochs"] == 60
+    assert shown["about"]["hparams"]["epochs"] == 100
     assert shown["about"]["hparams"]["learning_rate"] > 1e-4
     assert "grad_norm" in shammah(home, "runs", "show", "a").stdout
     for name in ("a", "faq"):

@@ -39,7 +39,7 @@ PROBLEMS = (
 async def fine_tune(data: Path, rows: int, epochs: int, paths: Paths) -> None:
     held_out = max(1, rows // 5)
     recipe = SupervisedFineTuning(
-        data=str(data), format="gsm8k", limit=rows, held_out=held_out, epochs=epochs
+        data=str(data), format="gsm8k", scope="all", limit=rows, held_out=held_out, epochs=epochs
     )
     result = await recipe.run(paths=paths)
 

@@ -98,6 +98,7 @@ async def fine_tune(folder: Path, rows: int, epochs: int, paths: Paths) -> None:
         limit=rows,
         format="scifact",
         format_options={"answer": "claims"},
+        scope="all",  # a new task, not a few questions
         loss=LOSS,
         epochs=epochs,
         hooks=("norm", "health"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shammah.adapters.library import AdapterLibrary
     from shammah.models.load import BaseModel
     from shammah.ports.training_client import TrainingClient
+    from shammah.recipes.material import Material
     from shammah.recipes.recipe import Recipe
     from shammah.recipes.training_recipe import TrainingRecipe
 
@@ -47,6 +48,7 @@ def _client(recipe: TrainingRecipe, place: RunPlace, backends: Backends) -> Trai
     from shammah.training.hooks import make_hooks
 
     base: BaseModel = backends["base"]
+    material: Material = backends["material"]
     parent: Path | None = None
     scaling: float | None = None
     if recipe.adapter:
@@ -62,7 +64,7 @@ def _client(recipe: TrainingRecipe, place: RunPlace, backends: Backends) -> Trai
     training = TrainingSettings(seed=recipe.seed, micro_batch_tokens=recipe.micro_batch_tokens)
     client = recipe.client(
         base,
-        recipe.lora,
+        recipe.shape(len(material.examples)),
         training,
         parent=parent,
         parent_scaling=scaling,

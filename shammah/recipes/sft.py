@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shammah.ports.training_client import TrainingClient
     from shammah.recipes.material import Material
     from shammah.recipes.workflows.context import Backends
+    from shammah.settings import LoraSettings
     from shammah.training.loops.method import Method
 
 MOST_NEAR = 500
@@ -38,8 +39,8 @@ class SupervisedFineTuning(TrainableRecipe):
     """Whether each answer token weighs the same, or each example however long its answer is."""
 
     scope: Literal["auto", "near", "all"] = "auto"
-    """What the adapter answers in the chat: what is near to the questions of the data, or all. auto
-    is near where there are 500 examples or fewer."""
+    """What the adapter answers in the chat: what is near to the questions of the data, or all, as
+    suits another tone or a new task. auto is near where there are 500 examples or fewer."""
 
     def method(self, material: Material, client: TrainingClient, backends: Backends) -> Method:
         """See `TrainingRecipe.method`."""
@@ -61,10 +62,17 @@ class SupervisedFineTuning(TrainableRecipe):
         """See `TrainingRecipe.lacks`."""
         return "" if example.answer is not None else "an answer"
 
+    def shape(self, examples: int) -> LoraSettings:
+        """See `TrainingRecipe.shape`: a small one where it answers what is near to its examples."""
+        return self.lora.shape(small=self._near(examples))
+
+    def _near(self, examples: int) -> bool:
+        return self.scope == "near" or (self.scope == "auto" and examples <= MOST_NEAR)
+
     async def lessons(self, material: Material, client: TrainingClient) -> list[dict[str, Any]]:
         """See `TrainingRecipe.lessons`."""
         examples = material.examples
-        if self.scope == "all" or (self.scope == "auto" and len(examples) > MOST_NEAR):
+        if not self._near(len(examples)):
             return []
         from shammah.training.loops.supervised import datums_of
 

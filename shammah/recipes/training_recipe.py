@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 CHECKPOINT_EVERY = 50
 MOST_EVALUATIONS = 20
-EPOCHS, FEWEST_STEPS = 3, 60
+EPOCHS, FEWEST_STEPS = 3, 100
+SMALL_LAYERS = 0.33
 
 
 class LoraConfig(LoraSettings):
-    """The adapter of a recipe: in all layers, as its data can be about anything."""
+    """The adapter of a recipe. Where nothing else is said it is in all of the model; a small one
+    is enough for what answers near to a few examples, and carries further to other wordings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -35,13 +37,14 @@ class LoraConfig(LoraSettings):
     """The change is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the inputs of A that is left out in each step."""
-    target_modules: Literal["auto", "mlp", "all-linear"] | list[str] = "all-linear"
-    """auto, mlp, all-linear, or the names of modules with commas."""
+    target_modules: Literal["auto", "mlp", "all-linear"] | list[str] = "auto"
+    """mlp, all-linear, or the names of modules with commas; auto is mlp for an sft that answers
+    what is near to its examples (scope), else all-linear."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank)."""
-    layers: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Share of the model's layers, from the top, that it is in; below them nothing is computed
-    twice."""
+    layers: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the model's layers, from the top, that it is in; 0 is the upper third for an sft
+    that answers what is near to its examples (scope), else all."""
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -49,6 +52,14 @@ class LoraConfig(LoraSettings):
         if not isinstance(value, str) or value in ("auto", "mlp", "all-linear"):
             return value
         return list(listed(value))
+
+    def shape(self, *, small: bool) -> LoraSettings:
+        """It with what is left to be chosen."""
+        values = self.model_dump()
+        values["layers"] = self.layers or (SMALL_LAYERS if small else 1.0)
+        if self.target_modules == "auto":
+            values["target_modules"] = "mlp" if small else "all-linear"
+        return LoraSettings(**values)
 
 
 class TrainingRecipe(Recipe, LoopSettings):
@@ -85,7 +96,7 @@ class TrainingRecipe(Recipe, LoopSettings):
 
     epochs: int = Field(default=0, ge=0)
     """How often all examples are gone through; 0 is three times, and oftener where that makes fewer
-    than 60 steps."""
+    than 100 steps."""
     learning_rate: float = Field(default=0.0, ge=0, le=1.0)
     """The highest one; 0 chooses by the model's width."""
     evaluate_every: int = Field(default=0, ge=0)
@@ -143,6 +154,10 @@ class TrainingRecipe(Recipe, LoopSettings):
             ShammahError: the material is not of its kind.
         """
         raise NotImplementedError
+
+    def shape(self, examples: int) -> LoraSettings:
+        """The adapter, for so many examples."""
+        return self.lora.shape(small=False)
 
     async def lessons(self, material: Material, client: TrainingClient) -> list[dict[str, Any]]:
         """What the adapter is said to have been taught, as `LessonRecord` has it; with any it
