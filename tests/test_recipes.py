@@ -92,7 +92,7 @@ def test_a_file_becomes_an_adapter_that_answers(taught: tuple[Path, dict[str, An
 def test_a_run_is_shown_and_reported(taught: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     home, _ = taught
     (listed,) = shammah_json(home, "runs", "list")
-    assert (listed["run"], listed["status"], listed["steps"]) == ("a", "done", 60)
+    assert (listed["run"], listed["status"], listed["steps"]) == ("a", "done", 100)
     shown = shammah_json(home, "runs", "show", "a")
     # What was left to be chosen is shown as it was chosen.
     assert shown["about"]["hparams"]["epochs"] == 100
@@ -317,7 +317,7 @@ async def test_runs_at_the_same_time_are_recorded_apart(tmp_path: Path, faq: Pat
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, faq: Path) -> None:
     said = shammah_json(tmp_path, "train", "sft", "--data", str(faq), "--dry-run")
-    assert (said["steps"], said["examples"], said["held_out"]) == (60, 6, 0)
+    assert (said["steps"], said["examples"], said["held_out"]) == (100, 6, 0)
     assert "Pippin" in said["first_sample"]["text"]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
